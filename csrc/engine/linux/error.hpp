@@ -1,0 +1,40 @@
+// The errors that the engine throws at construction and at calls of a user; never on the path of a
+// fault.
+#pragma once
+
+#include <cerrno>
+#include <string>
+#include <system_error>
+
+namespace uffd {
+
+// The kernel refused: carries its errno and a text that names what was refused.
+class SystemError : public std::system_error {
+ public:
+  SystemError(int error, const std::string& text);
+  const std::string& text() const noexcept { return text_; }
+
+ private:
+  std::string text_;
+};
+
+// What this kernel or this user cannot do; the text names what to change.
+class UnsupportedError : public SystemError {
+ public:
+  using SystemError::SystemError;
+};
+
+// "0x7f..-0x7f.." of [start, start + length).
+std::string range_text(unsigned long long start, unsigned long long length);
+
+// "Operation not permitted" for EPERM.
+std::string errno_text(int error);
+
+// For calls that set errno: throws SystemError where the result is negative.
+template <typename Result>
+Result or_throw(Result result, const char* what) {
+  if (result < 0) throw SystemError(errno, what);
+  return result;
+}
+
+}  // namespace uffd

@@ -1,0 +1,65 @@
+#include "engine/linux/mapping.hpp"
+
+#include <cstdio>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+
+#include "engine/linux/fd.hpp"
+
+namespace uffd {
+namespace {
+
+uint64_t page_size_of(MemoryKind kind) {
+  if (kind != MemoryKind::hugetlb) return sys::page_size();
+  const uint64_t size = hugetlb_page_size();
+  if (size == 0)
+    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)");
+  return size;
+}
+
+std::string refusal(MemoryKind kind, uint64_t length, uint64_t page_size) {
+  std::string text = "cannot map " + std::to_string(length) + " bytes";
+  if (kind == MemoryKind::hugetlb) {
+    text += " of hugetlb memory: reserve " + std::to_string(length / page_size) +
+            " pages with the sysctl vm.nr_hugepages";
+  }
+  return text;
+}
+
+}  // namespace
+
+uint64_t hugetlb_page_size() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    unsigned long long kib = 0;
+    if (std::sscanf(line.c_str(), "Hugepagesize: %llu kB", &kib) == 1) return kib * 1024;
+  }
+  return 0;
+}
+
+Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared) : page_size_(page_size_of(kind)) {
+  if (length == 0) throw std::invalid_argument("a mapping's length must be greater than 0");
+  if (length > INT64_MAX - page_size_) {
+    throw std::invalid_argument("a mapping of " + std::to_string(length) + " bytes is too large");
+  }
+  length_ = (length + page_size_ - 1) / page_size_ * page_size_;
+  int flags = shared ? MAP_SHARED : MAP_PRIVATE;
+  Fd file;
+  if (kind == MemoryKind::memfd) {
+    file = Fd(or_throw(::memfd_create("pyuffd", MFD_CLOEXEC), "memfd_create"));
+    or_throw(::ftruncate(file.get(), static_cast<off_t>(length_)), "ftruncate of a memfd");
+  } else {
+    flags |= MAP_ANONYMOUS | (kind == MemoryKind::hugetlb ? MAP_HUGETLB : 0);
+  }
+  void* address = ::mmap(nullptr, length_, PROT_READ | PROT_WRITE, flags, file.get(), 0);
+  if (address == MAP_FAILED) throw SystemError(errno, refusal(kind, length_, page_size_));
+  address_ = reinterpret_cast<uint64_t>(address);
+}
+
+void Mapping::unmap() noexcept {
+  if (address_ != 0) ::munmap(reinterpret_cast<void*>(address_), length_);
+  address_ = 0;
+}
+
+}  // namespace uffd

@@ -1,0 +1,46 @@
+// Owned memory ranges of this process.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+namespace uffd {
+
+enum class MemoryKind { anonymous, memfd, hugetlb };
+
+// One mmap of zeroed, readable and writable memory. Move-only; unmapped by the destructor.
+class Mapping {
+ public:
+  Mapping() = default;
+  // length is rounded up to page_size; page_size is the base page size, or that of the default
+  // hugetlb pool. Throws SystemError, for hugetlb with how to reserve pages.
+  Mapping(uint64_t length, MemoryKind kind, bool shared);
+  Mapping(Mapping&& other) noexcept
+      : address_(std::exchange(other.address_, 0)),
+        length_(std::exchange(other.length_, 0)),
+        page_size_(other.page_size_) {}
+  Mapping& operator=(Mapping&& other) noexcept {
+    std::swap(address_, other.address_);
+    std::swap(length_, other.length_);
+    std::swap(page_size_, other.page_size_);
+    return *this;
+  }
+  ~Mapping() { unmap(); }
+
+  uint64_t address() const noexcept { return address_; }
+  uint64_t length() const noexcept { return length_; }
+  uint64_t page_size() const noexcept { return page_size_; }
+
+  // Idempotent. Never under a thread that serves this memory's events.
+  void unmap() noexcept;
+
+ private:
+  uint64_t address_ = 0;
+  uint64_t length_ = 0;
+  uint64_t page_size_ = 0;
+};
+
+// Of the default hugetlb pool, in bytes; 0 where the kernel has none.
+uint64_t hugetlb_page_size();
+
+}  // namespace uffd

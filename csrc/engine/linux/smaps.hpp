@@ -1,0 +1,24 @@
+// What /proc/PID/smaps tells of registered memory. Reads the whole file: milliseconds for thousands
+// of VMAs.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace uffd {
+
+struct Range {
+  uint64_t start = 0;
+  uint64_t length = 0;
+  uint64_t end() const noexcept { return start + length; }
+};
+
+// Whether any VMA that overlaps one of the ranges (sorted by start) still has a userfaultfd flag:
+// um (missing), uw (write-protect) or ui (minor). pid 0 is this process. Empty where smaps may not
+// be read.
+std::optional<bool> any_registered(pid_t pid, std::span<const Range> ranges);
+
+}  // namespace uffd

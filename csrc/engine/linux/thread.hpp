@@ -1,0 +1,60 @@
+// A named thread of ours: takes no signals (they are for the process's own threads) and may be held
+// to one CPU.
+#pragma once
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "engine/linux/error.hpp"
+#include "engine/linux/syscall.hpp"
+
+namespace uffd {
+
+// A CPU that threads may be held to: checked when it is named, so that no thread fails to start for
+// it.
+class Cpu {
+ public:
+  explicit Cpu(int number) : number_(number) {
+    cpu_set_t allowed;
+    or_throw(::sched_getaffinity(0, sizeof allowed, &allowed), "sched_getaffinity");
+    if (number < 0 || number >= CPU_SETSIZE || !CPU_ISSET(static_cast<size_t>(number), &allowed)) {
+      throw std::invalid_argument(
+          "CPU " + std::to_string(number) +
+          " is not in the affinity mask of this thread: choose one of os.sched_getaffinity(0)");
+    }
+  }
+  int number() const noexcept { return number_; }
+
+  void hold_this_thread() const noexcept {
+    cpu_set_t mask;
+    CPU_ZERO(&mask);
+    CPU_SET(static_cast<size_t>(number_), &mask);
+    ::sched_setaffinity(0, sizeof mask, &mask);
+  }
+
+ private:
+  int number_;
+};
+
+// name: at most 15 characters, as ps and perf show it. The caller joins.
+template <typename Function>
+std::thread start_thread(const std::string& name, std::optional<Cpu> cpu, Function&& function) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread([name, cpu, run = std::forward<Function>(function)]() mutable {
+    pthread_setname_np(pthread_self(), name.c_str());
+    if (cpu) cpu->hold_this_thread();
+    run();
+  });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+}  // namespace uffd

@@ -1,0 +1,98 @@
+// One userfaultfd: how it is opened, its API handshake, and every ioctl one to one.
+//
+// Owns the descriptor. The ioctls return 0 or -errno and hold no policy (that is the installer's).
+// Any number of threads may call them at once; nobody may call one while another thread closes or
+// destroys the object.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "engine/linux/fd.hpp"
+#include "engine/linux/uapi.hpp"
+
+namespace uffd {
+
+enum class Access {
+  full,            // serves user and kernel accesses
+  user_mode_only,  // a kernel access to a missing page fails with EFAULT; needs no permission
+  best,            // full where permitted, else user_mode_only
+};
+
+// What COPY, ZEROPAGE, CONTINUE, POISON and MOVE say: 0 or -errno, and how many bytes were done
+// before that. A partial result is {-EAGAIN, bytes > 0}; {-EAGAIN, 0} means that mmap_changing was
+// raised and nothing was done.
+struct Progress {
+  int error = 0;
+  uint64_t bytes = 0;
+};
+
+class Userfaultfd {
+ public:
+  // Opens, in this order, /dev/userfaultfd, userfaultfd(2), and for Access::best userfaultfd(2)
+  // with UFFD_USER_MODE_ONLY; always with O_CLOEXEC and O_NONBLOCK; then UFFDIO_API with these
+  // features. Throws UnsupportedError that names what to change.
+  static Userfaultfd open(Access access, uint64_t features);
+
+  // Takes a descriptor from elsewhere, whose UFFDIO_API is done, and makes it non-blocking. Throws
+  // std::invalid_argument where it is not that.
+  static Userfaultfd adopt(Fd fd);
+
+  int fd() const noexcept { return fd_.get(); }
+  uint64_t features() const noexcept { return features_; }
+  // False too for an adopted one whose opener asked for it: the kernel does not tell.
+  bool user_mode_only() const noexcept { return user_mode_only_; }
+  void close() noexcept { fd_.close(); }
+
+  // Up to messages.size() of them; returns their number, or -EAGAIN when there is none.
+  ssize_t read(std::span<uffd_msg> messages) const noexcept;
+
+  // On success *ioctls has the bits 1 << _UFFDIO_x of the calls that the range admits.
+  int register_range(uint64_t start, uint64_t length, uint64_t mode,
+                     uint64_t* ioctls) const noexcept;
+  int unregister(uint64_t start, uint64_t length) const noexcept;
+  int wake(uint64_t start, uint64_t length) const noexcept;
+  Progress copy(uint64_t destination, uint64_t source, uint64_t length,
+                uint64_t mode) const noexcept;
+  Progress zeropage(uint64_t start, uint64_t length, uint64_t mode) const noexcept;
+  int writeprotect(uint64_t start, uint64_t length, uint64_t mode) const noexcept;
+  Progress continue_(uint64_t start, uint64_t length, uint64_t mode) const noexcept;
+  Progress poison(uint64_t start, uint64_t length, uint64_t mode) const noexcept;
+  Progress move(uint64_t destination, uint64_t source, uint64_t length,
+                uint64_t mode) const noexcept;
+
+ private:
+  Userfaultfd(Fd fd, bool user_mode_only) noexcept
+      : fd_(std::move(fd)), user_mode_only_(user_mode_only) {}
+
+  Fd fd_;
+  uint64_t features_ = 0;
+  bool user_mode_only_ = false;
+};
+
+// How one way of opening went: 0, or the errno with which it was refused.
+struct OpenAttempts {
+  int device = 0;          // /dev/userfaultfd
+  int syscall = 0;         // userfaultfd(2), kernel accesses too
+  int user_mode_only = 0;  // userfaultfd(2) with UFFD_USER_MODE_ONLY
+};
+
+// Tries every way, on throw-away descriptors.
+OpenAttempts try_opening() noexcept;
+
+// What UFFDIO_API offers on a throw-away descriptor; both 0 where none can be opened. Asked once
+// per process.
+struct Offer {
+  uint64_t features = 0;
+  uint64_t ioctls = 0;
+};
+const Offer& offered() noexcept;
+
+// "EVENT_FORK, POISON" of a set of feature bits.
+std::string feature_names(uint64_t features);
+
+// The value of vm.unprivileged_userfaultfd, or -1 where it cannot be read.
+int unprivileged_sysctl() noexcept;
+
+}  // namespace uffd
