@@ -23,6 +23,8 @@ class Fd {
   int get() const noexcept { return fd_; }
   explicit operator bool() const noexcept { return fd_ >= 0; }
 
+  int release() noexcept { return std::exchange(fd_, -1); }
+
   // Idempotent. The number may belong to another file as soon as this returns.
   void close() noexcept {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));

@@ -8,13 +8,9 @@
 #include <optional>
 #include <span>
 
-namespace uffd {
+#include "engine/linux/range.hpp"
 
-struct Range {
-  uint64_t start = 0;
-  uint64_t length = 0;
-  uint64_t end() const noexcept { return start + length; }
-};
+namespace uffd {
 
 // Whether any VMA that overlaps one of the ranges (sorted by start) still has a userfaultfd flag:
 // um (missing), uw (write-protect) or ui (minor). pid 0 is this process. Empty where smaps may not

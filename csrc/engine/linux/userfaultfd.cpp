@@ -48,24 +48,25 @@ int open_syscall(int flags) noexcept {
   return sys::userfaultfd(kOpenFlags | flags);
 }
 
-Fd attempt(int fd, int& error) noexcept {
+// How to open, in order; each notes its error in the attempts and returns a descriptor or -errno.
+int attempt(int fd, int& error) noexcept {
   error = fd < 0 ? -fd : 0;
-  return Fd(fd);
+  return fd;
 }
 
-Fd open_full(OpenAttempts& attempts) noexcept {
-  Fd fd = attempt(open_device(0), attempts.device);
-  if (!fd) fd = attempt(open_syscall(0), attempts.syscall);
-  if (!fd) attempt(open_syscall(UFFD_USER_MODE_ONLY), attempts.user_mode_only);
+int open_full(OpenAttempts& attempts) noexcept {
+  const int device = attempt(open_device(0), attempts.device);
+  if (device >= 0) return device;
+  const int fd = attempt(open_syscall(0), attempts.syscall);
+  if (fd < 0) Fd(attempt(open_syscall(UFFD_USER_MODE_ONLY), attempts.user_mode_only));
   return fd;
 }
 
 // Needs no permission, so the device matters only where seccomp forbids the system call.
-Fd open_user_mode_only(OpenAttempts& attempts) noexcept {
-  Fd fd = attempt(open_syscall(UFFD_USER_MODE_ONLY), attempts.syscall);
+int open_user_mode_only(OpenAttempts& attempts) noexcept {
+  const int fd = attempt(open_syscall(UFFD_USER_MODE_ONLY), attempts.syscall);
   attempts.user_mode_only = attempts.syscall;
-  if (!fd) fd = attempt(open_device(UFFD_USER_MODE_ONLY), attempts.device);
-  return fd;
+  return fd >= 0 ? fd : attempt(open_device(UFFD_USER_MODE_ONLY), attempts.device);
 }
 
 std::string refusal(const OpenAttempts& attempts) {
@@ -95,7 +96,7 @@ std::string api_refusal(int error, uint64_t features) {
            "EVENT_FORK (a fork "
            "child of the target then reads zeros in missing pages)";
   }
-  const uint64_t unknown = features & ~offered().features;
+  const uint64_t unknown = features & ~offered_features();
   if (unknown) return "UFFDIO_API: this kernel lacks the feature " + feature_names(unknown);
   return "UFFDIO_API refused the features " + feature_names(features);
 }
@@ -105,9 +106,10 @@ std::string api_refusal(int error, uint64_t features) {
 Userfaultfd Userfaultfd::open(Access access, uint64_t features) {
   OpenAttempts attempts;
   bool user_mode_only = access == Access::user_mode_only;
-  Fd fd = user_mode_only ? open_user_mode_only(attempts) : open_full(attempts);
+  ForkClosedFd fd(
+      [&] { return user_mode_only ? open_user_mode_only(attempts) : open_full(attempts); });
   if (!fd && access == Access::best) {
-    fd = Fd(open_syscall(UFFD_USER_MODE_ONLY));
+    fd = ForkClosedFd([] { return open_syscall(UFFD_USER_MODE_ONLY); });
     user_mode_only = true;
   }
   if (!fd) throw UnsupportedError(attempts.syscall, refusal(attempts));
@@ -132,7 +134,7 @@ Userfaultfd Userfaultfd::adopt(Fd fd) {
   }
   const int flags = or_throw(::fcntl(fd.get(), F_GETFL), "fcntl(F_GETFL)");
   or_throw(::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK), "fcntl(F_SETFL)");
-  Userfaultfd adopted(std::move(fd), false);
+  Userfaultfd adopted(ForkClosedFd([&] { return fd.release(); }), false);
   adopted.features_ = info->features & ~kFeatureInitialized;
   return adopted;
 }
@@ -227,24 +229,23 @@ Progress Userfaultfd::move(uint64_t destination, uint64_t source, uint64_t lengt
 
 OpenAttempts try_opening() noexcept {
   OpenAttempts attempts;
-  attempt(open_device(0), attempts.device);
-  attempt(open_syscall(0), attempts.syscall);
-  attempt(open_syscall(UFFD_USER_MODE_ONLY), attempts.user_mode_only);
+  Fd(attempt(open_device(0), attempts.device));
+  Fd(attempt(open_syscall(0), attempts.syscall));
+  Fd(attempt(open_syscall(UFFD_USER_MODE_ONLY), attempts.user_mode_only));
   return attempts;
 }
 
-const Offer& offered() noexcept {
-  static const Offer offer = [] {
+uint64_t offered_features() noexcept {
+  static const uint64_t features = [] {
     int fd = open_syscall(UFFD_USER_MODE_ONLY);
     if (fd < 0) fd = open_syscall(0);
     if (fd < 0) fd = open_device(0);
     const Fd owned(fd);
     uffdio_api api{};
     api.api = UFFD_API;
-    if (fd < 0 || sys::ioctl(fd, UFFDIO_API, &api) < 0) return Offer{};
-    return Offer{api.features, api.ioctls};
+    return fd >= 0 && sys::ioctl(fd, UFFDIO_API, &api) == 0 ? uint64_t{api.features} : 0;
   }();
-  return offer;
+  return features;
 }
 
 std::string feature_names(uint64_t features) {

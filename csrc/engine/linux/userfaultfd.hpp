@@ -9,7 +9,7 @@
 #include <span>
 #include <string>
 
-#include "engine/linux/fd.hpp"
+#include "engine/linux/fork_closed_fd.hpp"
 #include "engine/linux/uapi.hpp"
 
 namespace uffd {
@@ -30,6 +30,8 @@ struct Progress {
 
 class Userfaultfd {
  public:
+  Userfaultfd() = default;  // closed
+
   // Opens, in this order, /dev/userfaultfd, userfaultfd(2), and for Access::best userfaultfd(2)
   // with UFFD_USER_MODE_ONLY; always with O_CLOEXEC and O_NONBLOCK; then UFFDIO_API with these
   // features. Throws UnsupportedError that names what to change.
@@ -40,10 +42,15 @@ class Userfaultfd {
   static Userfaultfd adopt(Fd fd);
 
   int fd() const noexcept { return fd_.get(); }
+  // False when closed, and in a fork child, which never keeps one.
+  bool is_open() const noexcept { return static_cast<bool>(fd_); }
   uint64_t features() const noexcept { return features_; }
   // False too for an adopted one whose opener asked for it: the kernel does not tell.
   bool user_mode_only() const noexcept { return user_mode_only_; }
   void close() noexcept { fd_.close(); }
+  // Gives the descriptor up without closing it, for a target that must not be released: its
+  // touchers sleep on.
+  int leave_open() noexcept { return fd_.release(); }
 
   // Up to messages.size() of them; returns their number, or -EAGAIN when there is none.
   ssize_t read(std::span<uffd_msg> messages) const noexcept;
@@ -63,10 +70,10 @@ class Userfaultfd {
                 uint64_t mode) const noexcept;
 
  private:
-  Userfaultfd(Fd fd, bool user_mode_only) noexcept
+  Userfaultfd(ForkClosedFd fd, bool user_mode_only) noexcept
       : fd_(std::move(fd)), user_mode_only_(user_mode_only) {}
 
-  Fd fd_;
+  ForkClosedFd fd_;
   uint64_t features_ = 0;
   bool user_mode_only_ = false;
 };
@@ -81,13 +88,8 @@ struct OpenAttempts {
 // Tries every way, on throw-away descriptors.
 OpenAttempts try_opening() noexcept;
 
-// What UFFDIO_API offers on a throw-away descriptor; both 0 where none can be opened. Asked once
-// per process.
-struct Offer {
-  uint64_t features = 0;
-  uint64_t ioctls = 0;
-};
-const Offer& offered() noexcept;
+// The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. Asked once per process.
+uint64_t offered_features() noexcept;
 
 // "EVENT_FORK, POISON" of a set of feature bits.
 std::string feature_names(uint64_t features);

@@ -1,0 +1,63 @@
+#include "bindings/common.hpp"
+#include "engine/linux/error.hpp"
+#include "engine/serve/manager.hpp"
+
+namespace uffd::bindings {
+namespace {
+
+PyObject* unsupported_error = nullptr;    // a subclass of OSError
+PyObject* missing_pages_error = nullptr;  // a subclass of RuntimeError
+
+// OSError chooses its own subclass (PermissionError, ...) by the errno.
+void raise_os_error(PyObject* type, const SystemError& error) {
+  const py::tuple arguments = py::make_tuple(error.code().value(), error.text());
+  PyErr_SetObject(type, arguments.ptr());
+}
+
+void translate(std::exception_ptr pending) {
+  try {
+    std::rethrow_exception(pending);
+  } catch (const UnsupportedError& error) {
+    raise_os_error(unsupported_error, error);
+  } catch (const SystemError& error) {
+    raise_os_error(PyExc_OSError, error);
+  } catch (const MissingPagesError& error) {
+    PyErr_SetString(missing_pages_error, error.what());
+  }
+}
+
+PyObject* new_exception(py::module_& m, const char* name, const char* doc, PyObject* base) {
+  const std::string qualified = std::string("pyuffd.") + name;
+  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, base, nullptr);
+  if (!type) throw py::error_already_set();
+  m.attr(name) = py::handle(type);
+  return type;
+}
+
+}  // namespace
+
+void bind_errors(py::module_& m) {
+  unsupported_error = new_exception(
+      m, "UnsupportedError",
+      "What this kernel or this user cannot do; the message names what to change.", PyExc_OSError);
+  missing_pages_error = new_exception(
+      m, "MissingPagesError", "close(missing='raise') met missing pages; the target is served on.",
+      PyExc_RuntimeError);
+  py::register_local_exception_translator(translate);
+
+  // For tests of this border.
+  m.def("_raise_system_error",
+        [](int error, const std::string& text) { throw SystemError(error, text); });
+}
+
+uint64_t unsigned_argument(const py::int_& value, const char* name) {
+  const unsigned long long number = PyLong_AsUnsignedLongLong(value.ptr());
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    throw std::invalid_argument(std::string(name) + " is " + py::str(value).cast<std::string>() +
+                                "; it must be between 0 and 2**64 - 1");
+  }
+  return number;
+}
+
+}  // namespace uffd::bindings

@@ -1,0 +1,229 @@
+#include <unistd.h>
+
+#include <map>
+
+#include "bindings/userfaultfd_handle.hpp"
+#include "engine/serve/manager.hpp"
+
+namespace uffd::bindings {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kSlice{50};  // how long a wait goes on before it looks for signals
+
+// An object whose threads live in the process that made it. A fork child must not run its
+// destructor.
+template <typename Held>
+class OwnedByProcess {
+ public:
+  explicit OwnedByProcess(std::shared_ptr<Held> held)
+      : held_(std::move(held)), owner_(::getpid()) {}
+  OwnedByProcess(const OwnedByProcess&) = delete;
+  OwnedByProcess& operator=(const OwnedByProcess&) = delete;
+  ~OwnedByProcess() { release(); }
+
+  void release() {
+    if (::getpid() != owner_) {
+      new std::shared_ptr<Held>(std::move(held_));  // left to the child's exit
+    } else if (held_) {
+      without_gil([&] { held_.reset(); });
+    }
+  }
+
+  const std::shared_ptr<Held>& get() const {
+    if (::getpid() != owner_) {
+      throw std::runtime_error(
+          "this belongs to the process that this one was forked from: make a new one here");
+    }
+    return held_;
+  }
+  Held& operator*() const { return *get(); }
+  Held* operator->() const { return get().get(); }
+
+ private:
+  std::shared_ptr<Held> held_;
+  pid_t owner_;
+};
+
+struct ManagerHandle {
+  OwnedByProcess<Manager> manager;
+};
+
+// Keeps its manager's threads alive as long as it may be served.
+struct TargetHandle {
+  OwnedByProcess<Manager> manager;
+  OwnedByProcess<ServedTarget> served;
+};
+
+template <typename Value>
+Value choice(const std::map<std::string, Value>& choices, const std::string& given,
+             const char* argument) {
+  const auto found = choices.find(given);
+  if (found != choices.end()) return found->second;
+  std::string names;
+  for (const auto& [name, value] : choices) names += (names.empty() ? "'" : ", '") + name + "'";
+  throw std::invalid_argument(std::string(argument) + " is '" + given + "'; it must be one of " +
+                              names);
+}
+
+Ending ending_of(const std::string& given) {
+  return choice<Ending>({{"auto", Ending::automatic},
+                         {"early-close", Ending::early_close},
+                         {"unregister", Ending::unregister},
+                         {"keep-open", Ending::keep_open}},
+                        given, "ending");
+}
+
+Missing missing_of(const std::string& given) {
+  return choice<Missing>({{"raise", Missing::raise},
+                          {"fill", Missing::fill},
+                          {"zero", Missing::zero},
+                          {"poison", Missing::poison}},
+                         given, "missing");
+}
+
+void check_signals() {
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+std::unique_ptr<ManagerHandle> make_manager(const py::int_& handlers, const py::int_& fillers,
+                                            std::vector<int> cpus) {
+  ManagerOptions options{unsigned_argument(handlers, "handlers"),
+                         unsigned_argument(fillers, "fillers"), std::move(cpus)};
+  auto manager = without_gil([&] { return std::make_shared<Manager>(options); });
+  return std::unique_ptr<ManagerHandle>(new ManagerHandle{OwnedByProcess(std::move(manager))});
+}
+
+std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle& uffd_handle,
+                                  const std::vector<Region>& regions, pid_t pid,
+                                  const std::string& ending, const py::int_& fault_around,
+                                  bool verify) {
+  TargetOptions options;
+  options.pid = pid;
+  options.ending = ending_of(ending);
+  const uint64_t window = unsigned_argument(fault_around, "fault_around");
+  options.fault_around = static_cast<uint32_t>(std::min<uint64_t>(window, UINT32_MAX));
+  options.registered = uffd_handle.registered_by_sender();
+  options.verify = verify;
+  const std::shared_ptr<Manager> manager = handle.manager.get();
+  Userfaultfd uffd = uffd_handle.take();
+  try {
+    auto served = without_gil([&] { return manager->add(uffd, regions, options); });
+    return std::unique_ptr<TargetHandle>(
+        new TargetHandle{OwnedByProcess(manager), OwnedByProcess(std::move(served))});
+  } catch (...) {
+    uffd_handle.restore(std::move(uffd));
+    throw;
+  }
+}
+
+EndingReport close(const TargetHandle& handle, const std::string& missing) {
+  const Missing policy = missing_of(missing);
+  without_gil([&] { handle.manager->begin_close(*handle.served, policy); });
+  for (;;) {
+    auto report =
+        without_gil([&] { return handle.manager->wait_closed(*handle.served, policy, kSlice); });
+    if (report) return *report;
+    check_signals();
+  }
+}
+
+std::unique_ptr<UserfaultfdHandle> stop(const TargetHandle& handle) {
+  Userfaultfd uffd = without_gil([&] { return handle.manager->stop(*handle.served); });
+  return std::make_unique<UserfaultfdHandle>(std::move(uffd), true);
+}
+
+py::dict stats(const TargetHandle& handle) {
+  const Stats stats = collect_stats(*handle.served);
+  const auto count = [&](Count which) { return stats.counts[static_cast<size_t>(which)]; };
+  py::dict result;
+  result["faults"] = count(Count::faults);
+  result["reads"] = count(Count::reads);
+  result["copies"] = count(Count::copies);
+  result["zeropages"] = count(Count::zeropages);
+  result["pages"] = count(Count::pages);
+  result["bytes"] = count(Count::bytes);
+  result["eexist"] = count(Count::eexist);
+  result["enoent"] = count(Count::enoent);
+  result["eagain"] = count(Count::eagain);
+  result["events"] = count(Count::events);
+  result["dropped"] = count(Count::dropped);
+  result["poisoned"] = count(Count::poisoned);
+  result["failed"] = count(Count::failed);
+  result["latency"] =
+      py::array_t<uint64_t>(static_cast<py::ssize_t>(stats.latency.size()), stats.latency.data());
+  return result;
+}
+
+std::vector<uint64_t> latency_bounds() {
+  std::vector<uint64_t> bounds;
+  for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i)
+    bounds.push_back(LatencyHistogram::lower_bound(i));
+  return bounds;
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> pairs(const std::vector<Range>& ranges) {
+  std::vector<std::pair<uint64_t, uint64_t>> result;
+  for (const Range& range : ranges) result.emplace_back(range.start, range.length);
+  return result;
+}
+
+}  // namespace
+
+void bind_manager(py::module_& m) {
+  using namespace py::literals;
+  py::class_<EndingReport>(m, "EndingReport")
+      .def_property_readonly("ending",
+                             [](const EndingReport& report) { return name(report.ending); })
+      .def_readonly("reason", &EndingReport::reason)
+      .def_readonly("seconds", &EndingReport::seconds)
+      .def_readonly("began", &EndingReport::began)
+      .def_readonly("regions", &EndingReport::regions)
+      .def_readonly("missing_pages", &EndingReport::missing_pages)
+      .def_readonly("verified", &EndingReport::verified)
+      .def_property_readonly("poisoned",
+                             [](const EndingReport& report) { return pairs(report.poisoned); });
+
+  py::class_<ManagerHandle>(m, "Manager")
+      .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "cpus"_a)
+      .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
+           "verify"_a);
+
+  py::class_<TargetHandle>(m, "Target")
+      .def("fill",
+           [](const TargetHandle& handle) {
+             without_gil([&] { handle.manager->fill(*handle.served); });
+           })
+      .def(
+          "wait",
+          [](const TargetHandle& handle, double seconds) {
+            const milliseconds timeout(static_cast<int64_t>(seconds * 1e3));
+            const bool done = without_gil([&] { return Manager::wait(*handle.served, timeout); });
+            check_signals();
+            return done;
+          },
+          "seconds"_a)
+      .def("close", &close, "missing"_a)
+      .def("stop", &stop)
+      .def("discard",
+           [](const TargetHandle& handle) {
+             without_gil([&] { handle.manager->discard(*handle.served); });
+           })
+      .def("release_manager", [](TargetHandle& handle) { handle.manager.release(); })
+      .def("stats", &stats)
+      .def_property_readonly(
+          "pages",
+          [](const TargetHandle& handle) { return handle.served->target.residency().pages(); })
+      .def_property_readonly(
+          "missing_pages",
+          [](const TargetHandle& handle) { return handle.served->target.residency().missing(); })
+      .def_property_readonly(
+          "serving",
+          [](const TargetHandle& handle) { return handle.served->stage == Stage::serving; })
+      .def_property_readonly(
+          "ended", [](const TargetHandle& handle) { return handle.served->stage == Stage::ended; });
+  m.def("latency_bounds", &latency_bounds);
+}
+
+}  // namespace uffd::bindings

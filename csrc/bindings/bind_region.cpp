@@ -1,0 +1,34 @@
+#include "bindings/common.hpp"
+#include "engine/linux/syscall.hpp"
+#include "engine/target/region.hpp"
+
+namespace uffd::bindings {
+
+void bind_region(py::module_& m) {
+  using namespace py::literals;
+  py::class_<Region>(m, "Region")
+      .def(py::init([](const py::int_& start, const py::int_& length,
+                       const std::shared_ptr<Source>& source, const py::int_& source_offset,
+                       const py::int_& page_size) {
+             const Range range{unsigned_argument(start, "start"),
+                               unsigned_argument(length, "length")};
+             return Region(range, source, unsigned_argument(source_offset, "source_offset"),
+                           unsigned_argument(page_size, "page_size"));
+           }),
+           "start"_a, "length"_a, py::arg("source").none(false), "source_offset"_a = 0,
+           "page_size"_a = sys::page_size())
+      .def_property_readonly("start", [](const Region& region) { return region.range.start; })
+      .def_property_readonly("length", [](const Region& region) { return region.range.length; })
+      .def_property_readonly(
+          "source",
+          [](const Region& region) { return std::const_pointer_cast<Source>(region.source); })
+      .def_readonly("source_offset", &Region::source_offset)
+      .def_readonly("page_size", &Region::page_size)
+      .def("__repr__", [](const Region& region) {
+        return py::str("<pyuffd.Region start={:#x} length={} source_offset={} page_size={}>")
+            .format(region.range.start, region.range.length, region.source_offset,
+                    region.page_size);
+      });
+}
+
+}  // namespace uffd::bindings

@@ -1,0 +1,268 @@
+#include <poll.h>
+
+#include "bindings/userfaultfd_handle.hpp"
+#include "engine/linux/fdinfo.hpp"
+#include "engine/linux/message.hpp"
+
+namespace uffd::bindings {
+
+std::shared_ptr<Userfaultfd> UserfaultfdHandle::use() const {
+  if (taken_) throw std::invalid_argument("this userfaultfd belongs to a target now");
+  if (!uffd_) throw std::invalid_argument("this userfaultfd is closed");
+  if (!uffd_->is_open()) {
+    throw std::invalid_argument(
+        "this userfaultfd belongs to the process that this one was forked from");
+  }
+  return uffd_;
+}
+
+void UserfaultfdHandle::require_idle(const char* call) const {
+  if (uffd_.use_count() > 1) {
+    throw std::runtime_error(std::string(call) +
+                             ": another thread is inside a call of this userfaultfd, which would "
+                             "keep it from being released: let that call return first");
+  }
+}
+
+void UserfaultfdHandle::close() {
+  if (!uffd_) return;
+  require_idle("close()");
+  const std::shared_ptr<Userfaultfd> last = std::move(uffd_);
+  without_gil([&] { last->close(); });
+}
+
+Userfaultfd UserfaultfdHandle::take() {
+  use();
+  require_idle("serving");
+  taken_ = true;
+  return std::move(*std::exchange(uffd_, nullptr));
+}
+
+void UserfaultfdHandle::restore(Userfaultfd uffd) {
+  taken_ = false;
+  uffd_ = std::make_shared<Userfaultfd>(std::move(uffd));
+}
+
+namespace {
+
+using Handle = UserfaultfdHandle;
+
+Access access_of(std::optional<bool> user_mode_only) {
+  if (!user_mode_only) return Access::best;
+  return *user_mode_only ? Access::user_mode_only : Access::full;
+}
+
+[[noreturn]] void refuse(const char* call, uint64_t start, uint64_t length, int error) {
+  throw SystemError(
+      -error, std::string(call) + " of " + range_text(start, length) + ": " + errno_text(-error));
+}
+
+// A partial result is a result: an error is raised only when nothing was done.
+uint64_t done(const char* call, uint64_t start, uint64_t length, const Progress& progress) {
+  if (progress.bytes == 0 && progress.error < 0) refuse(call, start, length, progress.error);
+  return progress.bytes;
+}
+
+uint64_t flag(bool on, uint64_t bit) {
+  return on ? bit : 0;
+}
+
+py::object to_python(const uffd_msg& raw) {
+  return std::visit(
+      [](const auto& message) -> py::object {
+        if constexpr (std::is_same_v<std::decay_t<decltype(message)>, ForkEvent>) {
+          return py::cast(std::make_unique<Handle>(Userfaultfd::adopt(Fd(message.fd)), true));
+        } else {
+          return py::cast(message);
+        }
+      },
+      decode(raw));
+}
+
+// Waits until there is a message or the time is over; Ctrl-C works.
+bool wait_readable(const Userfaultfd& uffd, std::optional<double> timeout) {
+  const uint64_t end =
+      timeout ? sys::monotonic_ns() + static_cast<uint64_t>(*timeout * 1e9) : UINT64_MAX;
+  for (;;) {
+    const uint64_t now = sys::monotonic_ns();
+    const uint64_t left_ms = end > now ? (end - now + 999'999) / 1'000'000 : 0;
+    pollfd descriptor{uffd.fd(), POLLIN, 0};
+    const int timeout_ms = static_cast<int>(std::min<uint64_t>(left_ms, 60'000));
+    const int ready = without_gil([&] { return ::poll(&descriptor, 1, timeout_ms); });
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (ready > 0) return true;
+    if (left_ms == 0) return false;
+  }
+}
+
+py::list read(const Handle& handle, size_t most, std::optional<double> timeout) {
+  if (most == 0) throw std::invalid_argument("most is 0; read at least one message");
+  if (timeout && !(*timeout >= 0)) throw std::invalid_argument("timeout must not be negative");
+  const auto uffd = handle.use();
+  std::vector<uffd_msg> messages(most);
+  ssize_t count = uffd->read(messages);
+  if (count == -EAGAIN && wait_readable(*uffd, timeout)) count = uffd->read(messages);
+  if (count < 0 && count != -EAGAIN)
+    throw SystemError(static_cast<int>(-count), "read of a userfaultfd");
+  py::list decoded;
+  for (ssize_t i = 0; i < count; ++i) decoded.append(to_python(messages[static_cast<size_t>(i)]));
+  return decoded;
+}
+
+uint64_t register_range(const Handle& handle, const py::int_& start, const py::int_& length,
+                        uint64_t mode) {
+  const uint64_t from = unsigned_argument(start, "start"),
+                 bytes = unsigned_argument(length, "length");
+  const auto uffd = handle.use();
+  uint64_t ioctls = 0;
+  const int result = without_gil([&] { return uffd->register_range(from, bytes, mode, &ioctls); });
+  if (result < 0) refuse("UFFDIO_REGISTER", from, bytes, result);
+  return ioctls;
+}
+
+// Binds a call on a range that answers 0 or -errno.
+template <typename Call>
+auto range_call(const char* name, Call call) {
+  return [name, call](const Handle& handle, const py::int_& start, const py::int_& length) {
+    const uint64_t from = unsigned_argument(start, "start"),
+                   bytes = unsigned_argument(length, "length");
+    const auto uffd = handle.use();
+    const int result = without_gil([&] { return call(*uffd, from, bytes); });
+    if (result < 0) refuse(name, from, bytes, result);
+  };
+}
+
+// Binds a call on a range that answers with progress; flags is called with the range's keyword
+// arguments.
+template <typename Call>
+auto fill_call(const char* name, uint64_t dontwake, Call call) {
+  return [name, dontwake, call](const Handle& handle, const py::int_& start, const py::int_& length,
+                                bool wake) {
+    const uint64_t from = unsigned_argument(start, "start"),
+                   bytes = unsigned_argument(length, "length");
+    const auto uffd = handle.use();
+    const Progress progress =
+        without_gil([&] { return call(*uffd, from, bytes, flag(!wake, dontwake)); });
+    return done(name, from, bytes, progress);
+  };
+}
+
+uint64_t copy(const Handle& handle, const py::int_& destination, const py::int_& source,
+              const py::int_& length, bool wake, bool write_protect) {
+  const uint64_t to = unsigned_argument(destination, "destination"),
+                 from = unsigned_argument(source, "source");
+  const uint64_t bytes = unsigned_argument(length, "length");
+  const uint64_t mode =
+      flag(!wake, UFFDIO_COPY_MODE_DONTWAKE) | flag(write_protect, UFFDIO_COPY_MODE_WP);
+  const auto uffd = handle.use();
+  return done("UFFDIO_COPY", to, bytes,
+              without_gil([&] { return uffd->copy(to, from, bytes, mode); }));
+}
+
+uint64_t move(const Handle& handle, const py::int_& destination, const py::int_& source,
+              const py::int_& length, bool wake, bool allow_holes) {
+  const uint64_t to = unsigned_argument(destination, "destination"),
+                 from = unsigned_argument(source, "source");
+  const uint64_t bytes = unsigned_argument(length, "length");
+  const uint64_t mode =
+      flag(!wake, UFFDIO_MOVE_MODE_DONTWAKE) | flag(allow_holes, UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES);
+  const auto uffd = handle.use();
+  return done("UFFDIO_MOVE", to, bytes,
+              without_gil([&] { return uffd->move(to, from, bytes, mode); }));
+}
+
+uint64_t continue_(const Handle& handle, const py::int_& start, const py::int_& length, bool wake,
+                   bool write_protect) {
+  const uint64_t from = unsigned_argument(start, "start"),
+                 bytes = unsigned_argument(length, "length");
+  const uint64_t mode =
+      flag(!wake, UFFDIO_CONTINUE_MODE_DONTWAKE) | flag(write_protect, UFFDIO_CONTINUE_MODE_WP);
+  const auto uffd = handle.use();
+  return done("UFFDIO_CONTINUE", from, bytes,
+              without_gil([&] { return uffd->continue_(from, bytes, mode); }));
+}
+
+void writeprotect(const Handle& handle, const py::int_& start, const py::int_& length, bool protect,
+                  bool wake) {
+  const uint64_t from = unsigned_argument(start, "start"),
+                 bytes = unsigned_argument(length, "length");
+  const uint64_t mode =
+      flag(protect, UFFDIO_WRITEPROTECT_MODE_WP) | flag(!wake, UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
+  const auto uffd = handle.use();
+  const int result = without_gil([&] { return uffd->writeprotect(from, bytes, mode); });
+  if (result < 0) refuse("UFFDIO_WRITEPROTECT", from, bytes, result);
+}
+
+py::tuple waiting(const Handle& handle) {
+  const auto info = read_fdinfo(handle.use()->fd());
+  if (!info)
+    throw SystemError(ENOENT, "/proc/self/fdinfo tells nothing of this userfaultfd: mount /proc");
+  return py::make_tuple(info->pending, info->total);
+}
+
+}  // namespace
+
+void bind_userfaultfd(py::module_& m) {
+  using namespace py::literals;
+  py::class_<Handle>(m, "Userfaultfd")
+      .def(py::init([](uint64_t features, std::optional<bool> user_mode_only) {
+             return std::make_unique<Handle>(Userfaultfd::open(access_of(user_mode_only), features),
+                                             false);
+           }),
+           "features"_a = 0, "user_mode_only"_a = false)
+      .def_static(
+          "adopt",
+          [](int fd) { return std::make_unique<Handle>(Userfaultfd::adopt(Fd(fd)), true); }, "fd"_a)
+      .def("fileno", [](const Handle& handle) { return handle.use()->fd(); })
+      .def("close", &Handle::close)
+      .def_property_readonly("closed", &Handle::closed)
+      .def_property_readonly("features",
+                             [](const Handle& handle) { return handle.use()->features(); })
+      .def_property_readonly("user_mode_only",
+                             [](const Handle& handle) { return handle.use()->user_mode_only(); })
+      .def_property_readonly("registered_by_sender", &Handle::registered_by_sender)
+      .def("waiting", &waiting)
+      .def("read", &read, "most"_a = 64, "timeout"_a = py::none())
+      .def("register", &register_range, "start"_a, "length"_a,
+           "mode"_a = uint64_t{UFFDIO_REGISTER_MODE_MISSING})
+      .def("unregister",
+           range_call("UFFDIO_UNREGISTER",
+                      [](const Userfaultfd& uffd, uint64_t start, uint64_t length) {
+                        return uffd.unregister(start, length);
+                      }),
+           "start"_a, "length"_a)
+      .def("wake",
+           range_call("UFFDIO_WAKE", [](const Userfaultfd& uffd, uint64_t start,
+                                        uint64_t length) { return uffd.wake(start, length); }),
+           "start"_a, "length"_a)
+      .def("copy", &copy, "destination"_a, "source"_a, "length"_a, py::kw_only(), "wake"_a = true,
+           "write_protect"_a = false)
+      .def("zeropage",
+           fill_call("UFFDIO_ZEROPAGE", UFFDIO_ZEROPAGE_MODE_DONTWAKE,
+                     [](const Userfaultfd& uffd, uint64_t start, uint64_t length, uint64_t mode) {
+                       return uffd.zeropage(start, length, mode);
+                     }),
+           "start"_a, "length"_a, py::kw_only(), "wake"_a = true)
+      .def("writeprotect", &writeprotect, "start"_a, "length"_a, "protect"_a, py::kw_only(),
+           "wake"_a = true)
+      .def("continue_", &continue_, "start"_a, "length"_a, py::kw_only(), "wake"_a = true,
+           "write_protect"_a = false)
+      .def("poison",
+           fill_call("UFFDIO_POISON", UFFDIO_POISON_MODE_DONTWAKE,
+                     [](const Userfaultfd& uffd, uint64_t start, uint64_t length, uint64_t mode) {
+                       return uffd.poison(start, length, mode);
+                     }),
+           "start"_a, "length"_a, py::kw_only(), "wake"_a = true)
+      .def("move", &move, "destination"_a, "source"_a, "length"_a, py::kw_only(), "wake"_a = true,
+           "allow_holes"_a = false)
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](Handle& handle, const py::args&) { handle.close(); })
+      .def("__repr__", [](const Handle& handle) {
+        if (handle.closed()) return std::string("<pyuffd.Userfaultfd closed>");
+        const auto uffd = handle.use();
+        return "<pyuffd.Userfaultfd fd=" + std::to_string(uffd->fd()) +
+               " features=" + feature_names(uffd->features()) + ">";
+      });
+}
+
+}  // namespace uffd::bindings

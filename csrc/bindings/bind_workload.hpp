@@ -1,0 +1,68 @@
+// What the bindings of _workload share. Conversions and the GIL only.
+//
+// Nothing below the bindings holds a Python object, so the GIL is released as soon as the arguments
+// are converted: a touched page may be missing, and whoever supplies it may need the GIL.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/linux/range.hpp"
+#include "engine/linux/thread.hpp"
+
+namespace uffd::workload {
+
+namespace py = pybind11;
+
+void bind_pattern(py::module_& m);
+void bind_touches(py::module_& m);
+void bind_toucher(py::module_& m);
+void bind_bystanders(py::module_& m);
+void bind_floors(py::module_& m);
+void bind_floor_server(py::module_& m);
+
+using WithoutGil = py::call_guard<py::gil_scoped_release>;
+using PyRanges = std::vector<std::pair<uint64_t, uint64_t>>;  // (start, length)
+using PyCpus = std::vector<int>;
+
+inline std::vector<Range> to_ranges(const PyRanges& pairs) {
+  std::vector<Range> ranges;
+  ranges.reserve(pairs.size());
+  for (const auto& [start, length] : pairs) ranges.push_back({start, length});
+  return ranges;
+}
+
+inline std::vector<Cpu> to_cpus(const PyCpus& numbers) {
+  return std::vector<Cpu>(numbers.begin(), numbers.end());
+}
+
+template <typename Enum>
+using Choices = std::vector<std::pair<std::string, Enum>>;
+
+// The value of a name; throws std::invalid_argument that lists the names.
+template <typename Enum>
+Enum choose(const char* parameter, const std::string& name, const Choices<Enum>& choices) {
+  std::string names;
+  for (const auto& [choice, value] : choices) {
+    if (choice == name) return value;
+    names += (names.empty() ? "'" : ", '") + choice + "'";
+  }
+  throw std::invalid_argument(std::string(parameter) + " must be one of " + names + ", not '" +
+                              name + "'");
+}
+
+template <typename T>
+py::array_t<T> copied(std::span<const T> values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+}  // namespace uffd::workload

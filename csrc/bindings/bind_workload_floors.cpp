@@ -1,0 +1,47 @@
+#include "bindings/bind_workload.hpp"
+#include "workload/dma_latency.hpp"
+#include "workload/floor.hpp"
+
+namespace uffd::workload {
+namespace {
+
+uint64_t bulk_copy_of(int fd, uint64_t start, uint64_t source, uint64_t length, uint64_t chunk,
+                      size_t threads, const PyCpus& cpus) {
+  return bulk_copy({fd, start, source, length, chunk, threads, to_cpus(cpus)});
+}
+
+uint64_t unregister_and_close_of(int fd, const PyRanges& ranges) {
+  return unregister_and_close(fd, to_ranges(ranges));
+}
+
+void bind_dma_latency(py::module_& m) {
+  py::class_<DmaLatency>(m, "DmaLatency", "Keeps idle CPUs from sleeping deeply until closed.")
+      .def(py::init<>())
+      .def("close", &DmaLatency::close)
+      .def("__enter__", [](const py::object& self) { return self; })
+      .def("__exit__", [](DmaLatency& self, const py::args&) { self.close(); });
+}
+
+}  // namespace
+
+void bind_floors(py::module_& m) {
+  m.def("bulk_copy", &bulk_copy_of, py::arg("fd"), py::arg("start"), py::arg("source"),
+        py::arg("length"), py::kw_only(), py::arg("chunk"), py::arg("threads") = 1,
+        py::arg("cpus") = PyCpus(), WithoutGil(), "UFFDIO_COPY in a loop; returns ns.");
+  m.def("close_fd", &close_fd, py::arg("fd"), WithoutGil(), "close(2); returns ns.");
+  m.def("unregister_and_close", &unregister_and_close_of, py::arg("fd"), py::arg("ranges"),
+        WithoutGil(), "UNREGISTER and WAKE of every range, then close(2); returns ns.");
+  m.def("memcpy_floor", &memcpy_floor, py::arg("destination"), py::arg("source"), py::arg("length"),
+        WithoutGil(), "memcpy; returns ns.");
+  m.def("read_floor", &read_floor, py::arg("fd"), py::arg("destination"), py::arg("length"),
+        py::kw_only(), py::arg("chunk"), WithoutGil(), "pread(2) in a loop; returns ns.");
+  m.def("native_touch", &native_touch, py::arg("address"), py::arg("length"), py::arg("page_size"),
+        WithoutGil(), "First touches of fresh memory; returns ns.");
+  m.def("release_pages", &release_pages, py::arg("address"), py::arg("length"), WithoutGil(),
+        "MADV_DONTNEED.");
+  m.def("warm", &warm, py::arg("length"), WithoutGil(),
+        "Touch that much fresh memory and unmap it, so that the host has given it to this guest.");
+  bind_dma_latency(m);
+}
+
+}  // namespace uffd::workload

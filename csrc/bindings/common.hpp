@@ -1,0 +1,38 @@
+// What every bind_*.cpp shares. Include it first.
+#pragma once
+
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+
+#include "engine/linux/range.hpp"
+
+namespace uffd::bindings {
+
+namespace py = pybind11;
+
+void bind_errors(py::module_& m);
+void bind_probe(py::module_& m);
+void bind_messages(py::module_& m);
+void bind_userfaultfd(py::module_& m);
+void bind_mapping(py::module_& m);
+void bind_sources(py::module_& m);
+void bind_region(py::module_& m);
+void bind_manager(py::module_& m);
+
+// A Python int as an address, a length or a count. Throws std::invalid_argument that names the
+// argument.
+uint64_t unsigned_argument(const py::int_& value, const char* name);
+
+// Releases the GIL, unless the interpreter is gone.
+template <typename Function>
+auto without_gil(Function&& function) {
+  const py::gil_scoped_release released;
+  return function();
+}
+
+}  // namespace uffd::bindings

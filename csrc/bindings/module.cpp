@@ -1,0 +1,19 @@
+#include "bindings/common.hpp"
+
+namespace uffd::bindings {
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The manager: private to pyuffd.";
+  m.attr("__version__") = PYUFFD_VERSION;
+  m.attr("build_type") = PYUFFD_BUILD_TYPE;
+  bind_errors(m);
+  bind_probe(m);
+  bind_messages(m);
+  bind_userfaultfd(m);
+  bind_mapping(m);
+  bind_sources(m);
+  bind_region(m);
+  bind_manager(m);
+}
+
+}  // namespace uffd::bindings

@@ -1,0 +1,53 @@
+// How a manager lets go of a target, and what it says about it.
+//
+// These take a target that no handler or filler uses any more; choose_ending and verify may be
+// called before and after.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/target/target.hpp"
+
+namespace uffd {
+
+enum class Ending {
+  automatic,    // early_close or unregister, whichever is safe
+  early_close,  // close alone
+  unregister,   // UNREGISTER and WAKE every region, then close
+  keep_open,    // serve on
+};
+
+const char* name(Ending ending) noexcept;
+
+struct EndingReport {
+  Ending ending = Ending::keep_open;
+  std::string reason;             // why this ending
+  std::optional<double> seconds;  // from the first UNREGISTER or close to the return of the last
+  std::optional<double> began;    // of CLOCK_MONOTONIC, in seconds: when letting go began
+  uint64_t regions = 0;
+  uint64_t missing_pages =
+      0;  // never supplied: they read as zeros from now on, or sleep under keep_open
+  std::optional<bool> verified;  // whether smaps shows no registered region any more
+  std::vector<Range> poisoned;   // could not be supplied: touching them gives SIGBUS
+};
+
+struct Choice {
+  Ending ending;
+  std::string reason;
+};
+
+// Turns automatic into what is safe here; others stay as they were asked for. Looks at descriptors
+// in /proc.
+Choice choose_ending(Ending asked, const Target& target);
+
+// Closes the userfaultfd in that way and returns the report without its verdict.
+EndingReport let_go(Target& target, const Choice& choice);
+
+// Whether the target is really released: another holder's reference would keep it registered. Empty
+// where its smaps may not be read.
+std::optional<bool> verify_released(const Target& target);
+
+}  // namespace uffd

@@ -1,0 +1,35 @@
+// The thread that ends targets. Endings, and the look at smaps after them, take milliseconds: never
+// on a handler.
+#pragma once
+
+#include <thread>
+
+#include "engine/serve/end_queue.hpp"
+#include "engine/serve/fill_pool.hpp"
+#include "engine/serve/handler.hpp"
+
+namespace uffd {
+
+class Ender {
+ public:
+  Ender(EndQueue& ends, FillPool& fillers);
+  ~Ender();  // what was asked before is done first
+
+ private:
+  void run();
+  void obey(ServedTarget& served, EndRequest request);
+  void settled(ServedTarget& served);
+  void poison_missing(ServedTarget& served);
+  void stop(ServedTarget& served);
+  void end(ServedTarget& served);
+  void let_go_of(ServedTarget& served, const Choice& choice, bool look);
+  void detach(ServedTarget& served);
+  static void release_local_memory(ServedTarget& served);
+  static void publish(ServedTarget& served, Stage stage, std::optional<EndingReport> report);
+
+  EndQueue& ends_;
+  FillPool& fillers_;
+  std::thread thread_;
+};
+
+}  // namespace uffd

@@ -1,0 +1,64 @@
+// The fillers: threads that install, in the background, the pages that nobody has touched yet.
+//
+// Work is handed out in chunks so small that a fault hardly waits for one, in turn over the targets
+// that fill; a filler yields while its target's faults are being served.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "engine/linux/thread.hpp"
+#include "engine/serve/end_queue.hpp"
+#include "engine/serve/installer.hpp"
+
+namespace uffd {
+
+class FillPool {
+ public:
+  // A thread for each of cpus, held to that CPU or free.
+  FillPool(std::span<const std::optional<Cpu>> cpus, EndQueue& ends);
+  ~FillPool();  // its targets were removed
+
+  size_t threads() const noexcept { return threads_.size(); }
+
+  // From any thread. Fills the target, from its first page again if a fill of it is under way or
+  // has passed.
+  void start(ServedTarget& served);
+  // When this returns no filler touches the target any more.
+  void remove(ServedTarget& served);
+
+ private:
+  struct Job {
+    ServedTarget* served;
+    uint64_t cursor = 0;     // page: those before it are handed out
+    unsigned in_flight = 0;  // chunks
+  };
+  struct Chunk {
+    const Region* region = nullptr;
+    uint64_t first = 0, end = 0;  // pages
+  };
+
+  void run(size_t filler);
+  // The next chunk of the first job that has one; moves that job behind the others, and drops those
+  // that have passed.
+  std::optional<std::pair<std::shared_ptr<Job>, Chunk>> take();
+  static Chunk next_chunk(Job& job);
+  Outcome fill(ServedTarget& served, const Chunk& chunk, Counters& counters);
+  void put_back(Job& job, const Chunk& chunk, Outcome outcome);
+  static void pass(ServedTarget& served);
+
+  EndQueue& ends_;
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::condition_variable idle_;
+  std::deque<std::shared_ptr<Job>> jobs_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace uffd

@@ -1,0 +1,194 @@
+#include "engine/serve/manager.hpp"
+
+#include <algorithm>
+
+#include "engine/serve/fork_safety.hpp"
+
+namespace uffd {
+namespace {
+
+std::vector<std::optional<Cpu>> placement(const ManagerOptions& options) {
+  std::vector<std::optional<Cpu>> places(options.handlers + options.fillers);
+  for (size_t i = 0; i < places.size() && !options.cpus.empty(); ++i) {
+    places[i] = Cpu(options.cpus[i % options.cpus.size()]);
+  }
+  return places;
+}
+
+void refuse_features(uint64_t features) {
+  if (const uint64_t events = features & kEventFeatures) {
+    throw UnsupportedError(
+        EOPNOTSUPP, "this userfaultfd delivers " + feature_names(events) +
+                        ", which this version does not serve: open it without event features");
+  }
+  if (features & UFFD_FEATURE_SIGBUS) {
+    throw std::invalid_argument(
+        "this userfaultfd has the feature SIGBUS, so its faults reach no manager: open it without");
+  }
+}
+
+std::string pages_text(uint64_t pages) {
+  return std::to_string(pages) + (pages == 1 ? " page" : " pages");
+}
+
+EndingReport open_report(const ServedTarget& served, const std::string& reason) {
+  EndingReport report;
+  report.ending = Ending::keep_open;
+  report.reason = reason;
+  report.regions = served.target.regions().all().size();
+  report.missing_pages = served.target.residency().missing();
+  report.poisoned = served.target.poisoned();
+  return report;
+}
+
+}  // namespace
+
+Manager::Manager(const ManagerOptions& options) {
+  if (options.handlers == 0)
+    throw std::invalid_argument("handlers is 0; a manager needs at least one");
+  if (options.fillers == 0)
+    throw std::invalid_argument("fillers is 0; a close that fills needs at least one");
+  const auto places = placement(options);
+  for (size_t i = 0; i < options.handlers; ++i) {
+    handlers_.push_back(
+        std::make_unique<Handler>("uffd-handle-" + std::to_string(i), places[i], ends_));
+  }
+  fillers_ = std::make_unique<FillPool>(std::span(places).subspan(options.handlers), ends_);
+  ender_ = std::make_unique<Ender>(ends_, *fillers_);
+}
+
+Manager::~Manager() {
+  for (const auto& served : targets_) leave(*served);
+}
+
+// Lets go of a target that its user left behind: fills it, and where that fails leaves its
+// userfaultfd open for good, since what is missing must not turn into zeros.
+void Manager::leave(ServedTarget& served) {
+  if (served.stage != Stage::serving) return;
+  fillers_->start(served);
+  std::unique_lock lock(served.mutex);
+  served.changed.wait(lock, [&] { return served.stage != Stage::serving || served.tried_all; });
+  lock.unlock();
+  const bool open = served.target.residency().missing() > 0 && !served.gone;
+  ends_.push(served, open ? EndRequest::stop : EndRequest::end);
+  lock.lock();
+  served.changed.wait(lock, [&] { return served.stage != Stage::serving; });
+  if (open && served.stage == Stage::stopped) served.target.uffd().leave_open();
+}
+
+std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region> regions,
+                                           const TargetOptions& options) {
+  refuse_features(uffd.features());
+  if (options.fault_around == 0)
+    throw std::invalid_argument("fault_around is 0 pages; it must be at least 1");
+  const bool this_process = options.pid == 0 || options.pid == ::getpid();
+  auto served = std::make_shared<ServedTarget>(
+      RegionTable(std::move(regions)), this_process ? 0 : options.pid, options.ending,
+      options.fault_around, options.verify, fillers_->threads());
+  const RegionTable& table = served->target.regions();
+  served->local_memory = LocalMemory(table, this_process);
+  if (!options.registered) register_regions(uffd, table);
+  if (this_process) forbid_fork(table);
+
+  const std::lock_guard lock(mutex_);
+  std::erase_if(targets_, [](const auto& other) { return other->stage == Stage::ended; });
+  targets_.push_back(served);
+  served->handler = &least_busy_handler();
+  served->target.take(std::move(uffd));
+  served->handler->add(*served);
+  return served;
+}
+
+void Manager::fill(ServedTarget& served) {
+  if (served.stage == Stage::stopped)
+    throw std::logic_error("the target was stopped: nobody serves it");
+  if (served.stage == Stage::serving && served.target.residency().missing() > 0)
+    fillers_->start(served);
+}
+
+void Manager::begin_close(ServedTarget& served, Missing missing) {
+  const Stage stage = served.stage;
+  if (stage == Stage::ended) return;
+  if (stage == Stage::stopped)
+    throw std::logic_error("the target was stopped: its userfaultfd is its user's again");
+  const uint64_t pages = served.target.residency().missing();
+  if (pages == 0 || served.gone) return;
+  const bool kept_open = served.ending == Ending::keep_open;
+  switch (missing) {
+    case Missing::raise:
+      if (kept_open) return;
+      throw MissingPagesError(
+          pages_text(pages) + " of " + std::to_string(served.target.residency().pages()) +
+          " are missing and would read as zeros: wait() for them, or close with missing='fill', "
+          "'poison' or, where zeros are right, 'zero'. The target is served on");
+    case Missing::fill:
+      return fillers_->start(served);
+    case Missing::zero:
+      if (!kept_open) ends_.push(served, EndRequest::end);
+      return;
+    case Missing::poison:
+      if (!(offered_features() & UFFD_FEATURE_POISON)) {
+        throw UnsupportedError(
+            EOPNOTSUPP, "this kernel lacks UFFDIO_POISON (Linux 6.6): close with missing='fill'");
+      }
+      {
+        const std::lock_guard lock(served.mutex);
+        served.tried_all = false;
+      }
+      return ends_.push(served, EndRequest::poison);
+  }
+}
+
+std::optional<EndingReport> Manager::wait_closed(ServedTarget& served, Missing missing,
+                                                 std::chrono::milliseconds timeout) {
+  const bool tries = missing == Missing::fill || missing == Missing::poison;
+  const bool kept_open = served.ending == Ending::keep_open;
+  const auto missing_pages = [&] { return served.target.residency().missing(); };
+  std::unique_lock lock(served.mutex);
+  const bool closed = served.changed.wait_for(lock, timeout, [&] {
+    return served.stage == Stage::ended || (kept_open && (!tries || missing_pages() == 0)) ||
+           (tries && served.tried_all && missing_pages() > 0);
+  });
+  if (!closed) return std::nullopt;
+  if (served.report) return served.report;
+  if (kept_open && (!tries || missing_pages() == 0))
+    return open_report(served, "asked for: the manager serves on");
+  return open_report(
+      served, pages_text(missing_pages()) +
+                  " can be neither supplied nor poisoned (UFFDIO_POISON came with Linux 6.6): the "
+                  "userfaultfd stays open and whoever touches them sleeps");
+}
+
+bool Manager::wait(ServedTarget& served, std::chrono::milliseconds timeout) {
+  const bool kept_open = served.ending == Ending::keep_open;
+  std::unique_lock lock(served.mutex);
+  return served.changed.wait_for(lock, timeout, [&] {
+    return served.stage == Stage::ended || (kept_open && served.target.residency().missing() == 0);
+  });
+}
+
+Userfaultfd Manager::stop(ServedTarget& served) {
+  if (served.ending != Ending::keep_open) {
+    throw std::logic_error(
+        "stop() is for ending='keep-open'; this target ends by itself: call close()");
+  }
+  if (served.stage != Stage::serving) throw std::logic_error("the target is not served any more");
+  ends_.push(served, EndRequest::stop);
+  std::unique_lock lock(served.mutex);
+  served.changed.wait(lock, [&] { return served.stage != Stage::serving; });
+  return std::move(served.target.uffd());
+}
+
+void Manager::discard(ServedTarget& served) {
+  if (served.stage == Stage::serving) ends_.push(served, EndRequest::discard);
+  std::unique_lock lock(served.mutex);
+  served.changed.wait(lock, [&] { return served.stage != Stage::serving; });
+}
+
+Handler& Manager::least_busy_handler() const {
+  return **std::min_element(handlers_.begin(), handlers_.end(), [](const auto& a, const auto& b) {
+    return a->targets() < b->targets();
+  });
+}
+
+}  // namespace uffd

@@ -1,0 +1,87 @@
+// Handlers, fillers and an ender over many targets; their ordered start and shutdown.
+//
+// Any thread may call any function; those that wait say so. The threads belong to the process that
+// made the manager: in a fork child it must neither be used nor destroyed.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "engine/serve/ender.hpp"
+#include "engine/serve/fill_pool.hpp"
+#include "engine/serve/handler.hpp"
+#include "engine/serve/served_target.hpp"
+
+namespace uffd {
+
+// What close() does about missing pages.
+enum class Missing { raise, fill, zero, poison };
+
+// close(Missing::raise) met missing pages; the target is served on.
+class MissingPagesError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct ManagerOptions {
+  size_t handlers = 1;
+  size_t fillers = 1;
+  std::vector<int> cpus;  // handlers, then fillers, are held to one each in turn; empty: free
+};
+
+struct TargetOptions {
+  pid_t pid = 0;  // 0, or this process's own: this process
+  Ending ending = Ending::automatic;
+  uint32_t fault_around = 16;  // pages
+  bool registered = false;     // by its sender
+  bool verify = true;
+};
+
+class Manager {
+ public:
+  explicit Manager(const ManagerOptions& options);
+  ~Manager();  // fills what is missing first, and waits for that
+
+  // Registers the regions unless options.registered, and serves. Takes the userfaultfd only when it
+  // returns; throws std::invalid_argument, SystemError or UnsupportedError that names the wrong
+  // value, and leaves no region registered.
+  std::shared_ptr<ServedTarget> add(Userfaultfd& uffd, std::vector<Region> regions,
+                                    const TargetOptions& options);
+
+  void fill(ServedTarget& served);
+
+  // The two halves of a close, so that a caller may look around while it waits. begin_close throws
+  // MissingPagesError or UnsupportedError and then changes nothing. wait_closed returns the report
+  // when it is there; a target whose pages can be neither supplied nor poisoned, or that is kept
+  // open, stays so, and its report says so.
+  void begin_close(ServedTarget& served, Missing missing);
+  std::optional<EndingReport> wait_closed(ServedTarget& served, Missing missing,
+                                          std::chrono::milliseconds timeout);
+
+  // Until nothing is missing and, unless it is kept open, the target has ended; false on timeout.
+  static bool wait(ServedTarget& served, std::chrono::milliseconds timeout);
+
+  // keep-open only: waits until nobody serves it, and hands its userfaultfd back, open.
+  Userfaultfd stop(ServedTarget& served);
+
+  // Lets go at once, whatever is missing: for memory that nobody can touch any more. Waits.
+  void discard(ServedTarget& served);
+
+ private:
+  Handler& least_busy_handler() const;
+  void leave(ServedTarget& served);
+
+  EndQueue ends_;
+  std::vector<std::unique_ptr<Handler>> handlers_;
+  std::unique_ptr<FillPool> fillers_;
+  std::unique_ptr<Ender> ender_;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<ServedTarget>> targets_;  // that have not ended
+};
+
+}  // namespace uffd

@@ -1,0 +1,15 @@
+#include "engine/serve/served_target.hpp"
+
+namespace uffd {
+
+Stats collect_stats(const ServedTarget& served) {
+  Stats stats;
+  served.handler_counters.add_to(stats.counts);
+  served.ender_counters.add_to(stats.counts);
+  for (const Counters& counters : served.filler_counters) counters.add_to(stats.counts);
+  for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i)
+    stats.latency[i] = served.latency.count(i);
+  return stats;
+}
+
+}  // namespace uffd

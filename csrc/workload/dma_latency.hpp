@@ -1,0 +1,21 @@
+// Keeps idle CPUs from sleeping deeply: what a wake-up costs then is the kernel's, not the idle
+// loop's.
+#pragma once
+
+#include "engine/linux/fd.hpp"
+
+namespace uffd::workload {
+
+// Holds /dev/cpu_dma_latency open with the value 0; needs write access to it.
+class DmaLatency {
+ public:
+  // Throws SystemError that names the device.
+  DmaLatency();
+  // Idempotent.
+  void close() noexcept { fd_.close(); }
+
+ private:
+  Fd fd_;
+};
+
+}  // namespace uffd::workload

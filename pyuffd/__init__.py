@@ -1,0 +1,68 @@
+"""Manage Linux page faults with userfaultfd at the speed of C++.
+
+A manager fills the memory of this process, or of another one, page by page when a page is touched, and lets go of it
+by an early close where that is safe (Linux 4.14, kernel commit 656710a60e36).
+"""
+
+try:
+    from pyuffd import _core
+except ImportError as error:  # the bare source tree, or another Python's build
+    raise ImportError(
+        f"pyuffd's extension module cannot be imported ({error}): build it with 'pip install .' "
+        "in the source tree, or 'pip install -e .' to work on it"
+    ) from error
+
+from pyuffd import handoff
+from pyuffd._core import (
+    Fault,
+    FileSource,
+    Mapping,
+    MemorySource,
+    MissingPagesError,
+    Region,
+    RemapEvent,
+    RemoveEvent,
+    Source,
+    UnknownEvent,
+    UnmapEvent,
+    UnsupportedError,
+    Userfaultfd,
+    ZeroSource,
+)
+from pyuffd._flags import FaultFlag, Feature, RegisterMode
+from pyuffd._lazy import lazy_array, target_of
+from pyuffd._manager import Manager, serve
+from pyuffd._probe import Probe, probe
+from pyuffd._target import EndingReport, Stats, Target
+from pyuffd._version import __version__
+
+__all__ = [
+    "EndingReport",
+    "Fault",
+    "FaultFlag",
+    "Feature",
+    "FileSource",
+    "Manager",
+    "Mapping",
+    "MemorySource",
+    "MissingPagesError",
+    "Probe",
+    "Region",
+    "RegisterMode",
+    "RemapEvent",
+    "RemoveEvent",
+    "Source",
+    "Stats",
+    "Target",
+    "UnknownEvent",
+    "UnmapEvent",
+    "UnsupportedError",
+    "Userfaultfd",
+    "ZeroSource",
+    "__version__",
+    "handoff",
+    "lazy_array",
+    "probe",
+    "serve",
+    "target_of",
+]

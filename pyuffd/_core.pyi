@@ -1,0 +1,354 @@
+"""The manager."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer, Self
+
+__version__: str
+build_type: str
+
+class UnsupportedError(OSError):
+    """What this kernel or this user cannot do; the message names what to change."""
+
+class MissingPagesError(RuntimeError):
+    """close(missing='raise') met missing pages; the target is served on."""
+
+class _Probe(TypedDict):
+    kernel: str
+    release_generation: str
+    page_size: int
+    hugetlb_page_size: int
+    device: int
+    syscall: int
+    user_mode_only: int
+    unprivileged_userfaultfd: int
+    features: int
+
+def probe() -> _Probe: ...
+def page_size() -> int: ...
+def feature_names(features: int) -> str: ...
+def latency_bounds() -> list[int]: ...
+def _raise_system_error(error: int, text: str) -> None: ...
+
+@final
+class Fault:
+    """A thread sleeps on this page until it is resolved (uffd_msg, UFFD_EVENT_PAGEFAULT).
+
+    Attributes:
+        address: Page-aligned, unless the feature EXACT_ADDRESS is on.
+        flags: ``FaultFlag`` bits.
+        thread: Its id in the target's pid namespace; 0 without the feature THREAD_ID.
+    """
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+    @property
+    def thread(self) -> int: ...
+
+@final
+class RemapEvent:
+    """The target moved memory (UFFD_EVENT_REMAP)."""
+
+    @property
+    def from_(self) -> int: ...
+    @property
+    def to(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+
+@final
+class RemoveEvent:
+    """The target dropped pages (UFFD_EVENT_REMOVE)."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+@final
+class UnmapEvent:
+    """The target unmapped memory (UFFD_EVENT_UNMAP)."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+@final
+class UnknownEvent:
+    """An event that this version does not know."""
+
+    @property
+    def event(self) -> int: ...
+
+Message = Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd
+
+@final
+class Userfaultfd:
+    """A userfaultfd, opened and past UFFDIO_API: every ioctl one to one (userfaultfd(2), ioctl_userfaultfd(2)).
+
+    It is non-blocking and close-on-exec, and a fork child closes it at once. ``serve()`` and ``Manager.add()`` take it
+    over; after that, and after ``close()``, every call is a ValueError. Calls that the kernel refuses raise OSError with
+    its errno. Addresses and lengths are in bytes.
+
+    Args:
+        features: ``Feature`` bits to ask for.
+        user_mode_only: False opens /dev/userfaultfd, else userfaultfd(2), and serves kernel accesses too. True needs
+            no permission, but kernel accesses to missing pages fail with EFAULT. None takes what is permitted.
+
+    Raises:
+        UnsupportedError: It cannot be opened, or this kernel lacks a feature; the message names what to change.
+    """
+
+    def __init__(self, features: int = 0, user_mode_only: bool | None = False) -> None: ...
+    @staticmethod
+    def adopt(fd: int) -> Userfaultfd:
+        """Take over a descriptor that another process opened and registered.
+
+        Raises:
+            ValueError: It is no userfaultfd, or its opener did not do UFFDIO_API; the descriptor is closed.
+        """
+    def fileno(self) -> int: ...
+    def close(self) -> None:
+        """Close it. Memory that is still registered is released with the last descriptor, and what is missing in it
+        reads as zeros.
+
+        Raises:
+            RuntimeError: Another thread is inside a call.
+        """
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def features(self) -> int: ...
+    @property
+    def user_mode_only(self) -> bool: ...
+    @property
+    def registered_by_sender(self) -> bool: ...
+    def waiting(self) -> tuple[int, int]:
+        """Faults that are queued, and faults whose threads sleep, queued or read (fdinfo: pending, total)."""
+    def read(self, most: int = 64, timeout: float | None = None) -> list[Message]:
+        """Read messages, waiting for the first. A FORK event is the child's Userfaultfd.
+
+        Args:
+            most: How many at most.
+            timeout: Seconds to wait; None without end. Ctrl-C works.
+
+        Returns:
+            The messages; empty on timeout.
+        """
+    def register(self, start: int, length: int, mode: int = ...) -> int:
+        """UFFDIO_REGISTER, for missing faults unless ``mode`` (``RegisterMode`` bits) says otherwise.
+
+        Returns:
+            The ioctls that the range admits, as bits ``1 << _UFFDIO_x``.
+        """
+    def unregister(self, start: int, length: int) -> None:
+        """UFFDIO_UNREGISTER. Follow it with ``wake()``: it can leave a thread asleep."""
+    def wake(self, start: int, length: int) -> None:
+        """UFFDIO_WAKE."""
+    def copy(
+        self,
+        destination: int,
+        source: int,
+        length: int,
+        *,
+        wake: bool = True,
+        write_protect: bool = False,
+    ) -> int:
+        """UFFDIO_COPY.
+
+        Returns:
+            Bytes installed, fewer than ``length`` where it stopped on the way. The other fills answer alike.
+
+        Raises:
+            OSError: Nothing was installed; EEXIST: another did: wake the page, EAGAIN: try again later.
+        """
+    def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
+        """UFFDIO_ZEROPAGE."""
+    def writeprotect(self, start: int, length: int, protect: bool, *, wake: bool = True) -> None:
+        """UFFDIO_WRITEPROTECT (Linux 5.7); with ``protect`` the kernel wakes nobody and refuses ``wake=False``."""
+    def continue_(
+        self, start: int, length: int, *, wake: bool = True, write_protect: bool = False
+    ) -> int:
+        """UFFDIO_CONTINUE (Linux 5.13)."""
+    def poison(self, start: int, length: int, *, wake: bool = True) -> int:
+        """UFFDIO_POISON (Linux 6.6)."""
+    def move(
+        self,
+        destination: int,
+        source: int,
+        length: int,
+        *,
+        wake: bool = True,
+        allow_holes: bool = False,
+    ) -> int:
+        """UFFDIO_MOVE (Linux 6.8), in this process only."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+@final
+class Mapping:
+    """An owned range of zeroed, readable and writable memory.
+
+    Args:
+        length: Bytes; rounded up to whole pages.
+        kind: ``"anonymous"``, ``"memfd"`` or ``"hugetlb"``.
+        shared: MAP_SHARED instead of MAP_PRIVATE.
+
+    Raises:
+        OSError: No memory; for hugetlb the message tells how to reserve pages.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        kind: Literal["anonymous", "memfd", "hugetlb"] = "anonymous",
+        shared: bool = False,
+    ) -> None: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """A view of the bytes, counted by the mapping; it keeps the memory mapped."""
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None:
+        """Unmap. Idempotent.
+
+        Raises:
+            BufferError: Arrays still view it.
+        """
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+class Source:
+    """Where the bytes of pages come from."""
+
+    @property
+    def length(self) -> int: ...
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a copy of the bytes at ``offset``.
+
+        Raises:
+            IndexError: They lie behind the end.
+        """
+
+@final
+class MemorySource(Source):
+    """Bytes of this process's memory, which it keeps alive.
+
+    Args:
+        buffer: A C-contiguous buffer; what is written to it later may or may not be seen.
+    """
+
+    def __init__(self, buffer: Buffer) -> None: ...
+
+@final
+class FileSource(Source):
+    """A regular file, mapped. Where it shrinks while it serves, its missing whole pages are poisoned.
+
+    Args:
+        path: Of the file; it is opened once, so it may be renamed later.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is empty or not a regular file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None: ...
+
+@final
+class ZeroSource(Source):
+    """Zeros without end."""
+
+    def __init__(self) -> None: ...
+
+@final
+class Region:
+    """One range of a target's memory.
+
+    Args:
+        start: Its address in the target.
+        length: Bytes.
+        source: Where its bytes come from.
+        source_offset: Where in the source they begin.
+        page_size: Of its memory: this system's (4096 on x86-64), or that of a hugetlb pool.
+
+    Raises:
+        ValueError: Misaligned or empty, a page size that no memory here has, or a source that is too short.
+    """
+
+    def __init__(
+        self, start: int, length: int, source: Source, source_offset: int = 0, page_size: int = ...
+    ) -> None: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def source(self) -> Source: ...
+    @property
+    def source_offset(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+
+@final
+class EndingReport:
+    @property
+    def ending(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def seconds(self) -> float | None: ...
+    @property
+    def began(self) -> float | None: ...
+    @property
+    def regions(self) -> int: ...
+    @property
+    def missing_pages(self) -> int: ...
+    @property
+    def verified(self) -> bool | None: ...
+    @property
+    def poisoned(self) -> list[tuple[int, int]]: ...
+
+@final
+class Manager:
+    def __init__(self, *, handlers: int, fillers: int, cpus: Sequence[int]) -> None: ...
+    def add(
+        self,
+        uffd: Userfaultfd,
+        regions: Sequence[Region],
+        *,
+        pid: int,
+        ending: str,
+        fault_around: int,
+        verify: bool,
+    ) -> Target: ...
+
+@final
+class Target:
+    def fill(self) -> None: ...
+    def wait(self, seconds: float) -> bool: ...
+    def close(self, missing: str) -> EndingReport: ...
+    def stop(self) -> Userfaultfd: ...
+    def discard(self) -> None: ...
+    def release_manager(self) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+    @property
+    def pages(self) -> int: ...
+    @property
+    def missing_pages(self) -> int: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def ended(self) -> bool: ...

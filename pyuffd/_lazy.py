@@ -1,0 +1,119 @@
+"""Arrays whose pages arrive when they are touched."""
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyuffd._core import Mapping, Region, Source, Userfaultfd
+from pyuffd._manager import Manager
+from pyuffd._target import Target
+
+
+class _LazyMemory:
+    """The memory under a lazy array: its base object, so it lives as long as any view of it."""
+
+    def __init__(self, mapping: Mapping, target: Target | None, length: int) -> None:
+        self.target = target
+        self._mapping = mapping
+        self.__array_interface__ = {
+            "shape": (length,),
+            "typestr": "|u1",
+            "data": (mapping.address, False),
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        # Nobody can touch this memory any more, so there is nothing to lose.
+        if self.target is not None and not self.target._forked():
+            self.target.discard()
+
+
+_manager: Manager | None = None
+
+
+def _shared_manager() -> Manager:
+    """One manager for all lazy arrays of this process."""
+    global _manager
+    if _manager is None:
+        _manager = Manager(handlers=1, fillers=1)
+    return _manager
+
+
+def _forget_manager_in_child() -> None:
+    global _manager
+    _manager = None
+
+
+os.register_at_fork(after_in_child=_forget_manager_in_child)
+
+
+def lazy_array(
+    source: Source, dtype: npt.DTypeLike, shape: int | tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """Make an array whose pages are installed from the source when they are touched.
+
+    It is ordinary private memory: what is written to it stays in it. Kernel accesses to missing pages (file.readinto,
+    write(2)) work where a full userfaultfd may be opened, else they fail with EFAULT (see ``probe()``). A child made
+    by fork does not get the memory until it is complete, and touching it there is a segmentation fault.
+
+    Args:
+        source: Where the bytes come from, from its offset 0 on.
+        dtype: Of the array; no objects.
+        shape: Of the array.
+
+    Returns:
+        A C-contiguous, writable array. ``target_of()`` gives its target, to ``fill()`` it or to ``wait()``.
+
+    Raises:
+        ValueError: The source is shorter than the array, or the dtype holds objects.
+        UnsupportedError: No userfaultfd can be opened.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise ValueError(f"dtype {kind} holds Python objects, whose bytes mean nothing elsewhere")
+    dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
+    length = kind.itemsize * math.prod(dimensions)
+    if length > source.length:
+        raise ValueError(
+            f"an array of {kind} and shape {dimensions} has {length} bytes, but its source has {source.length}"
+        )
+    if length == 0:
+        return np.empty(dimensions, kind)
+    memory = _lazy_memory(source, length)
+    return np.asarray(memory).view(kind).reshape(dimensions)
+
+
+def _lazy_memory(source: Source, length: int) -> _LazyMemory:
+    mapping = Mapping(length)
+    managed = length - length % mapping.page_size
+    if managed < length:
+        # The last page holds bytes that its source does not have, so it is written now.
+        mapping.array[managed:length] = np.frombuffer(
+            source.read(managed, length - managed), np.uint8
+        )
+    target = None
+    if managed > 0:
+        uffd = Userfaultfd(user_mode_only=None)
+        target = _shared_manager().add(
+            uffd, [Region(mapping.address, managed, source)], verify=False
+        )
+    return _LazyMemory(mapping, target, length)
+
+
+def target_of(array: npt.NDArray[Any]) -> Target:
+    """Return the target of a lazy array, or of a view of one.
+
+    Raises:
+        ValueError: It is no lazy array, or one so short that it was read at once.
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not isinstance(base, _LazyMemory) or base.target is None:
+        raise ValueError(
+            "this array has no target: it was not made by lazy_array, or it is shorter than a page"
+        )
+    return base.target

@@ -1,0 +1,139 @@
+"""Managers: the threads that serve targets."""
+
+import os
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Literal
+
+from pyuffd import _core
+from pyuffd._core import Region, Userfaultfd
+from pyuffd._target import Target
+
+Ending = Literal["auto", "early-close", "unregister", "keep-open"]
+
+# "auto" until it learns.
+_AUTO_FAULT_AROUND = 16
+
+
+class Manager:
+    """Handlers and fillers that serve many targets.
+
+    Leaving its block closes every target that was not closed, filling what is missing. Its threads end when the last of
+    the manager and its targets does.
+
+    Args:
+        handlers: Threads that serve faults; a target has one of them, the least busy when it is added.
+        fillers: Threads that fill in the background.
+        cpus: Holds handlers, and then fillers, to one of these CPUs each, in turn; None leaves them free.
+
+    Raises:
+        ValueError: No handler, no filler, or a CPU that this process may not use.
+    """
+
+    def __init__(
+        self, handlers: int = 2, fillers: int = 1, cpus: Sequence[int] | None = None
+    ) -> None:
+        self._core = _core.Manager(handlers=handlers, fillers=fillers, cpus=list(cpus or ()))
+        self._targets: list[Target] = []
+        self._closed = False
+
+    def add(
+        self,
+        uffd: Userfaultfd,
+        regions: Iterable[Region],
+        *,
+        pid: int | None = None,
+        ending: Ending = "auto",
+        fault_around: int | Literal["auto"] = "auto",
+        verify: bool = True,
+    ) -> Target:
+        """Serve a target from now on; see ``serve()``.
+
+        Raises:
+            RuntimeError: The manager is closed.
+        """
+        if self._closed:
+            raise RuntimeError("this manager is closed: make a new one")
+        target = _add(self._core, uffd, regions, pid, ending, fault_around, verify, owned=False)
+        self._targets = [other for other in self._targets if not other.ended]
+        self._targets.append(target)
+        return target
+
+    def close(self) -> None:
+        """Close every target that was not closed, filling what is missing. Idempotent."""
+        self._closed = True
+        for target in self._targets:
+            target.__exit__(None, None, None)
+        self._targets.clear()
+
+    def __enter__(self) -> "Manager":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def serve(
+    uffd: Userfaultfd,
+    regions: Iterable[Region],
+    *,
+    pid: int | None = None,
+    ending: Ending = "auto",
+    fault_around: int | Literal["auto"] = "auto",
+    fillers: int = 1,
+    cpus: Sequence[int] | None = None,
+    verify: bool = True,
+) -> Target:
+    """Serve the faults of one target with a manager of its own, from now on.
+
+    Args:
+        uffd: The target's userfaultfd, which belongs to the target from here on. One that this process opened has its
+            regions registered; those of one received by ``handoff`` are registered already.
+        regions: What is managed; none may overlap another.
+        pid: The target's process; None is this one.
+        ending: How to let go: ``"early-close"``, ``"unregister"``, ``"keep-open"``, or ``"auto"``, which is the early
+            close where this kernel and this target make it safe, else unregister.
+        fault_around: How many pages around a fault are installed with it, 1 for none; ``"auto"`` is 16.
+        fillers: Threads that fill in the background.
+        cpus: Holds the handler, and then the fillers, to one of these CPUs each, in turn; None leaves them free.
+        verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
+
+    Returns:
+        The target; use it as a context manager, or close it.
+
+    Raises:
+        ValueError: Regions that overlap, a source in managed memory, a page size that does not fit, a CPU that this
+            process may not use, or a userfaultfd that is closed or taken.
+        OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY).
+        UnsupportedError: The userfaultfd has event features.
+    """
+    manager = _core.Manager(handlers=1, fillers=fillers, cpus=list(cpus or ()))
+    return _add(manager, uffd, regions, pid, ending, fault_around, verify, owned=True)
+
+
+def _add(
+    manager: _core.Manager,
+    uffd: Userfaultfd,
+    regions: Iterable[Region],
+    pid: int | None,
+    ending: Ending,
+    fault_around: int | Literal["auto"],
+    verify: bool,
+    *,
+    owned: bool,
+) -> Target:
+    window = _AUTO_FAULT_AROUND if fault_around == "auto" else fault_around
+    core = manager.add(
+        uffd,
+        list(regions),
+        pid=os.getpid() if pid is None else pid,
+        ending=ending,
+        fault_around=window,
+        verify=verify,
+    )
+    return Target(core, owns_manager=owned)

@@ -1,0 +1,292 @@
+"""A target: one address space that a manager serves, until it is let go."""
+
+import atexit
+import os
+import time
+import warnings
+import weakref
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pyuffd import _core
+from pyuffd._core import Userfaultfd
+
+Missing = Literal["raise", "fill", "zero", "poison"]
+
+
+@dataclass(frozen=True)
+class EndingReport:
+    """How a target was let go.
+
+    Attributes:
+        ending: ``"early-close"``, ``"unregister"``, or ``"keep-open"`` where the userfaultfd is still open.
+        reason: Why this ending.
+        seconds: From the first UNREGISTER or close to the return of the last; None under keep-open.
+        regions: How many there were.
+        missing_pages: Pages that were never supplied: they read as zeros from now on, or sleep under keep-open.
+        verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
+            smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
+        poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
+        began: When letting go began, on the clock of ``time.monotonic()``; None under keep-open.
+    """
+
+    ending: str
+    reason: str
+    seconds: float | None
+    regions: int
+    missing_pages: int
+    verified: bool | None
+    poisoned: tuple[tuple[int, int], ...] = ()
+    began: float | None = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What serving a target took until now.
+
+    Attributes:
+        faults: Fault messages read.
+        reads: Calls of read(2) that returned at least one.
+        copies: UFFDIO_COPY calls.
+        zeropages: UFFDIO_ZEROPAGE calls.
+        pages: Pages installed.
+        bytes: Bytes installed.
+        eexist: Pages found installed by another; their touchers were woken.
+        enoent: Pages found unmapped or no longer registered; their touchers were woken.
+        eagain: Calls that had to be tried again.
+        events: FORK, REMAP, REMOVE and UNMAP messages read.
+        dropped: Faults on pages that the target had dropped itself; they read as zeros.
+        poisoned: Pages that could not be supplied and were poisoned.
+        failed: Pages that could be neither supplied nor poisoned; their touchers sleep.
+        latency: uint64 counts per bucket: from the read of a fault's message until its page was installed.
+        latency_bounds: uint64 lower bounds of those buckets, in nanoseconds.
+    """
+
+    faults: int
+    reads: int
+    copies: int
+    zeropages: int
+    pages: int
+    bytes: int
+    eexist: int
+    enoent: int
+    eagain: int
+    events: int
+    dropped: int
+    poisoned: int
+    failed: int
+    latency: npt.NDArray[np.uint64] = field(repr=False)
+    latency_bounds: npt.NDArray[np.uint64] = field(repr=False)
+
+    def latency_quantile(self, quantile: float) -> float:
+        """Latency in seconds that this share of the faults did not exceed, to the bucket's width of 12.5 %.
+
+        Args:
+            quantile: Between 0 and 1, as 0.99.
+
+        Returns:
+            Seconds; NaN where no fault was served.
+        """
+        total = int(self.latency.sum())
+        if total == 0:
+            return float("nan")
+        bucket = int(np.searchsorted(np.cumsum(self.latency), quantile * total))
+        return float(self.latency_bounds[min(bucket, len(self.latency_bounds) - 1)]) * 1e-9
+
+
+class Target:
+    """One address space whose memory is managed, made by ``serve()`` or ``Manager.add()``.
+
+    It ends by itself as soon as nothing is missing, unless its ending is ``"keep-open"``. As a context manager it fills
+    what is missing when the block is left, after an exception too, and only what cannot be filled is poisoned.
+    """
+
+    def __init__(self, core: _core.Target, *, owns_manager: bool) -> None:
+        self._core = core
+        self._owns_manager = owns_manager
+        self._report: EndingReport | None = None
+        self._stopped: Userfaultfd | None = None
+        self._closed = False
+        _live.add(self)
+
+    @property
+    def pages(self) -> int:
+        """How many pages are managed."""
+        return self._core.pages
+
+    @property
+    def missing_pages(self) -> int:
+        """How many of them are not installed yet."""
+        return self._core.missing_pages
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was let go."""
+        return self._core.ended
+
+    def fill(self) -> None:
+        """Start to install, in the background, what nobody has touched yet; returns at once.
+
+        Raises:
+            RuntimeError: After ``stop()``.
+        """
+        if self._report is None:
+            self._core.fill()
+
+    def wait(self, timeout: float | None = None, progress: bool = True) -> bool:
+        """Wait until nothing is missing and the target has ended (keep-open: until nothing is missing).
+
+        Pages arrive as they are touched; call ``fill()`` first to have the others come too. Ctrl-C interrupts the wait
+        and nothing else.
+
+        Args:
+            timeout: Seconds; None waits without end.
+            progress: Show a progress bar on stderr.
+
+        Returns:
+            False on timeout.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with tqdm(total=self.pages, unit="page", unit_scale=True, disable=not progress) as bar:
+            while True:
+                left = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
+                done = self._core.wait(max(left, 0.0))
+                bar.update(self.pages - self.missing_pages - bar.n)
+                if done or (deadline is not None and time.monotonic() >= deadline):
+                    return done
+
+    def stats(self) -> Stats:
+        """Return the counters of this moment."""
+        return Stats(**self._core.stats(), latency_bounds=_LATENCY_BOUNDS)
+
+    def close(self, missing: Missing = "raise") -> EndingReport:
+        """Let go of the target, and wait for that; a target that has ended returns its stored report.
+
+        Args:
+            missing: What to do about missing pages, which would read as zeros: ``"raise"`` refuses and serves on;
+                ``"fill"`` installs them first; ``"poison"`` has their touchers get SIGBUS (Linux 6.6); ``"zero"`` says
+                that zeros are right.
+
+        Returns:
+            The report. Under keep-open, and where pages can be neither supplied nor poisoned, the userfaultfd stays
+            open, ``seconds`` is None, and the manager serves on.
+
+        Raises:
+            MissingPagesError: Pages are missing and ``missing`` is ``"raise"``.
+            UnsupportedError: This kernel cannot poison.
+            RuntimeError: After ``stop()``.
+        """
+        if self._report is None:
+            report = _to_report(self._core.close(missing))
+            self._closed = True
+            if not self._core.ended:
+                _kept_open.add(self)
+                return report
+            self._finish(report)
+            return report
+        return self._report
+
+    def stop(self) -> Userfaultfd:
+        """Stop serving a keep-open target: what is missing stays missing and its touchers sleep.
+
+        Returns:
+            The userfaultfd, still open, for whoever serves it next. This target holds it too; when neither does, and no
+            other process, the kernel releases it and missing pages read as zeros.
+
+        Raises:
+            RuntimeError: The ending is not ``"keep-open"``, or it is not served any more.
+        """
+        self._stopped = self._core.stop()
+        self._closed = True
+        _kept_open.discard(self)
+        if self._owns_manager:
+            self._core.release_manager()
+        return self._stopped
+
+    def discard(self) -> None:
+        """Let go at once, whatever is missing: for memory that nobody can touch any more."""
+        self._closed = True
+        if self._report is None and self._stopped is None:
+            self._core.discard()
+            self._finish(_to_report(self._core.close("raise")))
+
+    def _finish(self, report: EndingReport) -> None:
+        self._report = report
+        _kept_open.discard(self)
+        if self._owns_manager:
+            self._core.release_manager()
+
+    def __enter__(self) -> "Target":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._closed:
+            self.close(missing="fill")
+
+    def __del__(self) -> None:
+        # An interpreter that failed in __init__ has no _closed.
+        if getattr(self, "_closed", True) or self._forked():
+            return
+        if not self.ended:
+            warnings.warn(
+                f"{self!r} was never closed; its {self.missing_pages} missing pages are filled now",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+        self.close(missing="fill")
+
+    def _forked(self) -> bool:
+        return self not in _live
+
+    def __repr__(self) -> str:
+        if self._forked():
+            return "<pyuffd.Target of the process that this one was forked from>"
+        state = "ended" if self.ended else "stopped" if self._stopped else "serving"
+        return f"<pyuffd.Target {state}, {self.missing_pages} of {self.pages} pages missing>"
+
+
+def _to_report(core: _core.EndingReport) -> EndingReport:
+    return EndingReport(
+        ending=core.ending,
+        reason=core.reason,
+        seconds=core.seconds,
+        regions=core.regions,
+        missing_pages=core.missing_pages,
+        verified=core.verified,
+        poisoned=tuple(core.poisoned),
+        began=core.began,
+    )
+
+
+_LATENCY_BOUNDS = np.array(_core.latency_bounds(), dtype=np.uint64)
+_live: "weakref.WeakSet[Target]" = weakref.WeakSet()
+# keep-open targets after close(): served until stop() or exit, whoever holds them.
+_kept_open: set[Target] = set()
+
+
+def _fill_at_exit() -> None:
+    """Fill what is missing: the exit closes every userfaultfd, and missing pages would read as zeros."""
+    for target in list(_live):
+        if target._stopped is None and target._report is None:
+            target.close(missing="fill")
+
+
+def _forget_in_child() -> None:
+    """The targets are the parent's; the child's copies of their userfaultfds are closed already."""
+    _live.clear()
+    _kept_open.clear()
+
+
+atexit.register(_fill_at_exit)
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,206 @@
+"""Hand a userfaultfd and its regions from a target to its manager over a unix socket.
+
+The format is Firecracker's: one JSON array of ``base_host_virt_addr``, ``size``, ``offset`` and ``page_size`` (all in
+bytes), with the descriptor in SCM_RIGHTS, in one message. So a manager of pyuffd targets serves Firecracker snapshots.
+"""
+
+import array
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pyuffd._core import Region, Source, Userfaultfd
+from pyuffd._flags import RegisterMode
+
+_MOST_BYTES = 1 << 20
+_DEADLINE_SECONDS = 10.0
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """What ``receive()`` got: everything that ``serve()`` takes.
+
+    Attributes:
+        uffd: The target's userfaultfd.
+        regions: Registered by the sender.
+        pid: The target's process.
+    """
+
+    uffd: Userfaultfd
+    regions: list[Region]
+    pid: int
+
+
+def send(
+    sock: socket.socket,
+    uffd: Userfaultfd,
+    regions: Iterable[tuple[int, int, int, int]],
+    keep: bool = False,
+    register: bool = True,
+) -> None:
+    """Hand a userfaultfd of this process to the manager at the other end of a unix stream socket.
+
+    Args:
+        sock: A connected unix stream socket.
+        uffd: Opened by this process; closed here afterwards unless ``keep``, since the manager cannot release it by an
+            early close while this process holds it too.
+        regions: (start, length, offset in the source, page size) of each, in bytes.
+        keep: Keep this process's descriptor open.
+        register: Register the regions for missing faults; False where they are registered already, in other modes.
+
+    Raises:
+        OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then.
+    """
+    entries = [tuple(region) for region in regions]
+    if register:
+        for start, length, _, _ in entries:
+            uffd.register(start, length, RegisterMode.MISSING)
+    names = ("base_host_virt_addr", "size", "offset", "page_size")
+    text = json.dumps([dict(zip(names, entry, strict=True)) for entry in entries]).encode()
+    credentials = _CREDENTIALS.pack(os.getpid(), os.getuid(), os.getgid())
+    ancillary = [
+        (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [uffd.fileno()]).tobytes()),
+        (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
+    ]
+    sent = sock.sendmsg([text], ancillary)
+    sock.sendall(text[sent:])
+    if not keep:
+        uffd.close()
+
+
+def receive(sock: socket.socket, source: Source) -> Handoff:
+    """Take a userfaultfd from the target at the other end of a unix stream socket.
+
+    Args:
+        sock: A connected unix stream socket.
+        source: Of all regions; each begins at the offset that its sender names.
+
+    Returns:
+        What ``serve()`` takes.
+
+    Raises:
+        TimeoutError: No complete message came within 10 seconds.
+        ValueError: The message is not a hand-off; the text names the field.
+        ConnectionError: The sender hung up.
+    """
+    text, fds, pid = _receive_message(sock)
+    try:
+        if len(fds) != 1:
+            raise ValueError(f"a hand-off carries one descriptor, but {len(fds)} came")
+        entries = _parse(text)
+        regions = [_region(index, entry, source) for index, entry in enumerate(entries)]
+        uffd = Userfaultfd.adopt(fds.pop())
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return Handoff(uffd, regions, pid or _peer_pid(sock))
+
+
+def _receive_message(sock: socket.socket) -> tuple[bytes, list[int], int]:
+    """Read until the text is a whole JSON value: a stream may cut the message anywhere."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    room = socket.CMSG_SPACE(16 * array.array("i").itemsize) + socket.CMSG_SPACE(_CREDENTIALS.size)
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    before = sock.gettimeout()
+    text, fds, pid = b"", [], 0
+    try:
+        while True:
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            part, ancillary, _, _ = sock.recvmsg(65536, room, socket.MSG_CMSG_CLOEXEC)
+            fds += [fd for message in ancillary for fd in _descriptors(message)]
+            pid = next((_sender(message) for message in ancillary if _sender(message)), pid)
+            if not part:
+                raise ConnectionError("the sender hung up before its hand-off was complete")
+            text += part
+            if len(text) > _MOST_BYTES:
+                raise ValueError(f"a hand-off has at most {_MOST_BYTES} bytes; this one goes on")
+            if _is_whole(text):
+                return text, fds, pid
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"no complete hand-off came within {_DEADLINE_SECONDS:.0f} seconds"
+                )
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    finally:
+        sock.settimeout(before)
+
+
+def _descriptors(message: tuple[int, int, bytes]) -> list[int]:
+    level, kind, data = message
+    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        return []
+    fds = array.array("i")
+    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def _sender(message: tuple[int, int, bytes]) -> int:
+    level, kind, data = message
+    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+        return 0
+    pid: int = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+    return pid
+
+
+def _is_whole(text: bytes) -> bool:
+    """Whether the array's last bracket came; what it holds is judged afterwards."""
+    return text.rstrip().endswith(b"]") or not text.lstrip().startswith(b"[")
+
+
+def _parse(text: bytes) -> list[Any]:
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"a hand-off is one JSON array, but this text is not JSON: {error}"
+        ) from None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("a hand-off is one JSON array of at least one region")
+    return entries
+
+
+def _region(index: int, entry: Any, source: Source) -> Region:
+    if not isinstance(entry, dict):
+        raise ValueError(f"region {index} of the hand-off is not a JSON object")
+    # Firecracker before 1.12 knows page_size_kib only, which holds bytes too, whatever its name says.
+    page_size = "page_size" if "page_size" in entry else "page_size_kib"
+    try:
+        return Region(
+            _number(entry, "base_host_virt_addr"),
+            _number(entry, "size"),
+            source,
+            _number(entry, "offset"),
+            _number(entry, page_size),
+        )
+    except ValueError as error:
+        raise ValueError(f"region {index} of the hand-off: {error}") from None
+
+
+def _number(entry: dict[str, Any], field: str) -> int:
+    value = entry.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+        raise ValueError(
+            f"{field} is {value!r}; it must be a number of bytes between 0 and 2**64 - 1"
+        )
+    return value
+
+
+def _peer_pid(sock: socket.socket) -> int:
+    """The connector's pid, for a sender that sends no credentials, as Firecracker."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(data)[0]
+    if pid in (0, os.getpid()):
+        raise ValueError(
+            "the sender's pid is not known: it came without SCM_CREDENTIALS, and SO_PEERCRED names this process or "
+            "none; have the sender connect to a listening socket, or send with pyuffd.handoff.send"
+        )
+    return pid
