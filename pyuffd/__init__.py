@@ -5,7 +5,7 @@ by an early close where that is safe (Linux 4.14, kernel commit 656710a60e36).
 """
 
 try:
-    from pyuffd import _core
+    from pyuffd import _core as _core
 except ImportError as error:  # the bare source tree, or another Python's build
     raise ImportError(
         f"pyuffd's extension module cannot be imported ({error}): build it with 'pip install .' "

@@ -87,8 +87,6 @@ class UnknownEvent:
     @property
     def event(self) -> int: ...
 
-Message = Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd
-
 @final
 class Userfaultfd:
     """A userfaultfd, opened and past UFFDIO_API: every ioctl one to one (userfaultfd(2), ioctl_userfaultfd(2)).
@@ -132,7 +130,9 @@ class Userfaultfd:
     def registered_by_sender(self) -> bool: ...
     def waiting(self) -> tuple[int, int]:
         """Faults that are queued, and faults whose threads sleep, queued or read (fdinfo: pending, total)."""
-    def read(self, most: int = 64, timeout: float | None = None) -> list[Message]:
+    def read(
+        self, most: int = 64, timeout: float | None = None
+    ) -> list[Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd]:
         """Read messages, waiting for the first. A FORK event is the child's Userfaultfd.
 
         Args:
@@ -173,9 +173,7 @@ class Userfaultfd:
         """UFFDIO_ZEROPAGE."""
     def writeprotect(self, start: int, length: int, protect: bool, *, wake: bool = True) -> None:
         """UFFDIO_WRITEPROTECT (Linux 5.7); with ``protect`` the kernel wakes nobody and refuses ``wake=False``."""
-    def continue_(
-        self, start: int, length: int, *, wake: bool = True, write_protect: bool = False
-    ) -> int:
+    def continue_(self, start: int, length: int, *, wake: bool = True, write_protect: bool = False) -> int:
         """UFFDIO_CONTINUE (Linux 5.13)."""
     def poison(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_POISON (Linux 6.6)."""

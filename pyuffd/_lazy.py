@@ -50,9 +50,7 @@ def _forget_manager_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_manager_in_child)
 
 
-def lazy_array(
-    source: Source, dtype: npt.DTypeLike, shape: int | tuple[int, ...]
-) -> npt.NDArray[Any]:
+def lazy_array(source: Source, dtype: npt.DTypeLike, shape: int | tuple[int, ...]) -> npt.NDArray[Any]:
     """Make an array whose pages are installed from the source when they are touched.
 
     It is ordinary private memory: what is written to it stays in it. Kernel accesses to missing pages (file.readinto,
@@ -91,15 +89,11 @@ def _lazy_memory(source: Source, length: int) -> _LazyMemory:
     managed = length - length % mapping.page_size
     if managed < length:
         # The last page holds bytes that its source does not have, so it is written now.
-        mapping.array[managed:length] = np.frombuffer(
-            source.read(managed, length - managed), np.uint8
-        )
+        mapping.array[managed:length] = np.frombuffer(source.read(managed, length - managed), np.uint8)
     target = None
     if managed > 0:
         uffd = Userfaultfd(user_mode_only=None)
-        target = _shared_manager().add(
-            uffd, [Region(mapping.address, managed, source)], verify=False
-        )
+        target = _shared_manager().add(uffd, [Region(mapping.address, managed, source)], verify=False)
     return _LazyMemory(mapping, target, length)
 
 
@@ -113,7 +107,5 @@ def target_of(array: npt.NDArray[Any]) -> Target:
     while isinstance(base, np.ndarray):
         base = base.base
     if not isinstance(base, _LazyMemory) or base.target is None:
-        raise ValueError(
-            "this array has no target: it was not made by lazy_array, or it is shorter than a page"
-        )
+        raise ValueError("this array has no target: it was not made by lazy_array, or it is shorter than a page")
     return base.target

@@ -30,9 +30,7 @@ class Manager:
         ValueError: No handler, no filler, or a CPU that this process may not use.
     """
 
-    def __init__(
-        self, handlers: int = 2, fillers: int = 1, cpus: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, handlers: int = 2, fillers: int = 1, cpus: Sequence[int] | None = None) -> None:
         self._core = _core.Manager(handlers=handlers, fillers=fillers, cpus=list(cpus or ()))
         self._targets: list[Target] = []
         self._closed = False

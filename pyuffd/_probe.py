@@ -89,4 +89,14 @@ def _attempt(error: int) -> str:
 def probe() -> Probe:
     """Find out what this kernel and this user may do, on throw-away descriptors; never raises."""
     found = _core.probe()
-    return Probe(**{**found, "features": Feature(found["features"])})
+    return Probe(
+        kernel=found["kernel"],
+        release_generation=found["release_generation"],
+        page_size=found["page_size"],
+        hugetlb_page_size=found["hugetlb_page_size"],
+        device=found["device"],
+        syscall=found["syscall"],
+        user_mode_only=found["user_mode_only"],
+        unprivileged_userfaultfd=found["unprivileged_userfaultfd"],
+        features=Feature(found["features"]),
+    )

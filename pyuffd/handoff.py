@@ -123,9 +123,7 @@ def _receive_message(sock: socket.socket) -> tuple[bytes, list[int], int]:
             if _is_whole(text):
                 return text, fds, pid
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"no complete hand-off came within {_DEADLINE_SECONDS:.0f} seconds"
-                )
+                raise TimeoutError(f"no complete hand-off came within {_DEADLINE_SECONDS:.0f} seconds")
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -160,9 +158,7 @@ def _parse(text: bytes) -> list[Any]:
     try:
         entries = json.loads(text)
     except ValueError as error:
-        raise ValueError(
-            f"a hand-off is one JSON array, but this text is not JSON: {error}"
-        ) from None
+        raise ValueError(f"a hand-off is one JSON array, but this text is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError("a hand-off is one JSON array of at least one region")
     return entries
@@ -188,9 +184,7 @@ def _region(index: int, entry: Any, source: Source) -> Region:
 def _number(entry: dict[str, Any], field: str) -> int:
     value = entry.get(field)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
-        raise ValueError(
-            f"{field} is {value!r}; it must be a number of bytes between 0 and 2**64 - 1"
-        )
+        raise ValueError(f"{field} is {value!r}; it must be a number of bytes between 0 and 2**64 - 1")
     return value
 
 
