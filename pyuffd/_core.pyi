@@ -92,8 +92,8 @@ class Userfaultfd:
     """A userfaultfd, opened and past UFFDIO_API: every ioctl one to one (userfaultfd(2), ioctl_userfaultfd(2)).
 
     It is non-blocking and close-on-exec, and a fork child closes it at once. ``serve()`` and ``Manager.add()`` take it
-    over; after that, and after ``close()``, every call is a ValueError. Calls that the kernel refuses raise OSError with
-    its errno. Addresses and lengths are in bytes.
+    over; after that, and after ``close()``, every call is a ValueError. Calls that the kernel refuses raise
+    OSError with its errno. Addresses and lengths are in bytes.
 
     Args:
         features: ``Feature`` bits to ask for.

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyuffd import _core
 from pyuffd._core import Mapping, Region, Source, Userfaultfd
-from pyuffd._manager import Manager
+from pyuffd._manager import add_target
 from pyuffd._target import Target
 
 
@@ -31,14 +32,14 @@ class _LazyMemory:
             self.target.discard()
 
 
-_manager: Manager | None = None
+_manager: _core.Manager | None = None
 
 
-def _shared_manager() -> Manager:
+def _shared_manager() -> _core.Manager:
     """One manager for all lazy arrays of this process."""
     global _manager
     if _manager is None:
-        _manager = Manager(handlers=1, fillers=1)
+        _manager = _core.Manager(handlers=1, fillers=1, cpus=[])
     return _manager
 
 
@@ -93,7 +94,9 @@ def _lazy_memory(source: Source, length: int) -> _LazyMemory:
     target = None
     if managed > 0:
         uffd = Userfaultfd(user_mode_only=None)
-        target = _shared_manager().add(uffd, [Region(mapping.address, managed, source)], verify=False)
+        region = Region(mapping.address, managed, source)
+        core = add_target(_shared_manager(), uffd, [region], None, "auto", "auto", verify=False)
+        target = Target(core, owns_manager=False, owns_memory=True)
     return _LazyMemory(mapping, target, length)
 
 

@@ -52,7 +52,7 @@ class Manager:
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
-        target = _add(self._core, uffd, regions, pid, ending, fault_around, verify, owned=False)
+        target = Target(add_target(self._core, uffd, regions, pid, ending, fault_around, verify), owns_manager=False)
         self._targets = [other for other in self._targets if not other.ended]
         self._targets.append(target)
         return target
@@ -111,10 +111,11 @@ def serve(
         UnsupportedError: The userfaultfd has event features.
     """
     manager = _core.Manager(handlers=1, fillers=fillers, cpus=list(cpus or ()))
-    return _add(manager, uffd, regions, pid, ending, fault_around, verify, owned=True)
+    core = add_target(manager, uffd, regions, pid, ending, fault_around, verify)
+    return Target(core, owns_manager=True)
 
 
-def _add(
+def add_target(
     manager: _core.Manager,
     uffd: Userfaultfd,
     regions: Iterable[Region],
@@ -122,11 +123,10 @@ def _add(
     ending: Ending,
     fault_around: int | Literal["auto"],
     verify: bool,
-    *,
-    owned: bool,
-) -> Target:
+) -> _core.Target:
+    """Serve a target with this manager; the arguments are those of ``serve()``."""
     window = _AUTO_FAULT_AROUND if fault_around == "auto" else fault_around
-    core = manager.add(
+    return manager.add(
         uffd,
         list(regions),
         pid=os.getpid() if pid is None else pid,
@@ -134,4 +134,3 @@ def _add(
         fault_around=window,
         verify=verify,
     )
-    return Target(core, owns_manager=owned)

@@ -106,9 +106,10 @@ class Target:
     what is missing when the block is left, after an exception too, and only what cannot be filled is poisoned.
     """
 
-    def __init__(self, core: _core.Target, *, owns_manager: bool) -> None:
+    def __init__(self, core: _core.Target, *, owns_manager: bool, owns_memory: bool = False) -> None:
         self._core = core
         self._owns_manager = owns_manager
+        self._owns_memory = owns_memory
         self._report: EndingReport | None = None
         self._stopped: Userfaultfd | None = None
         self._closed = False
@@ -150,7 +151,12 @@ class Target:
 
         Returns:
             False on timeout.
+
+        Raises:
+            RuntimeError: After ``stop()``.
         """
+        if self._stopped is not None:
+            raise RuntimeError("the target was stopped: nobody serves it, so nothing will come")
         deadline = None if timeout is None else time.monotonic() + timeout
         with tqdm(total=self.pages, unit="page", unit_scale=True, disable=not progress) as bar:
             while True:
@@ -181,15 +187,17 @@ class Target:
             UnsupportedError: This kernel cannot poison.
             RuntimeError: After ``stop()``.
         """
-        if self._report is None:
-            report = _to_report(self._core.close(missing))
-            self._closed = True
-            if not self._core.ended:
-                _kept_open.add(self)
-                return report
+        if self._report is not None:
+            return self._report
+        if self._stopped is not None:
+            raise RuntimeError("the target was stopped: its userfaultfd is yours again")
+        report = _to_report(self._core.close(missing))
+        self._closed = True
+        if self._core.ended:
             self._finish(report)
-            return report
-        return self._report
+        else:
+            _kept_open.add(self)
+        return report
 
     def stop(self) -> Userfaultfd:
         """Stop serving a keep-open target: what is missing stays missing and its touchers sleep.
@@ -278,7 +286,8 @@ _kept_open: set[Target] = set()
 def _fill_at_exit() -> None:
     """Fill what is missing: the exit closes every userfaultfd, and missing pages would read as zeros."""
     for target in list(_live):
-        if target._stopped is None and target._report is None:
+        # A lazy array's memory is this process's own and is served to its very end.
+        if target._stopped is None and target._report is None and not target._owns_memory:
             target.close(missing="fill")
 
 

@@ -24,10 +24,11 @@ class OwnedByProcess {
   ~OwnedByProcess() { release(); }
 
   void release() {
+    auto held = std::move(held_);
     if (::getpid() != owner_) {
-      new std::shared_ptr<Held>(std::move(held_));  // left to the child's exit
-    } else if (held_) {
-      without_gil([&] { held_.reset(); });
+      new std::shared_ptr<Held>(std::move(held));  // left to the child's exit
+    } else if (held) {
+      without_gil([&] { held.reset(); });
     }
   }
 
@@ -120,10 +121,12 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
 
 EndingReport close(const TargetHandle& handle, const std::string& missing) {
   const Missing policy = missing_of(missing);
-  without_gil([&] { handle.manager->begin_close(*handle.served, policy); });
+  // Another thread's close may release the manager meanwhile.
+  const std::shared_ptr<Manager> manager = handle.manager.get();
+  const std::shared_ptr<ServedTarget> served = handle.served.get();
+  without_gil([&] { manager->begin_close(*served, policy); });
   for (;;) {
-    auto report =
-        without_gil([&] { return handle.manager->wait_closed(*handle.served, policy, kSlice); });
+    auto report = without_gil([&] { return manager->wait_closed(*served, policy, kSlice); });
     if (report) return *report;
     check_signals();
   }

@@ -38,7 +38,7 @@ uint64_t hugetlb_page_size() {
   return 0;
 }
 
-Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared) : page_size_(page_size_of(kind)) {
+Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared) : page_size_(page_size_of(kind)), owner_(::getpid()) {
   if (length == 0) throw std::invalid_argument("a mapping's length must be greater than 0");
   if (length > INT64_MAX - page_size_) {
     throw std::invalid_argument("a mapping of " + std::to_string(length) + " bytes is too large");
@@ -58,7 +58,7 @@ Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared) : page_size_(pag
 }
 
 void Mapping::unmap() noexcept {
-  if (address_ != 0) ::munmap(reinterpret_cast<void*>(address_), length_);
+  if (address_ != 0 && owner_ == ::getpid()) ::munmap(reinterpret_cast<void*>(address_), length_);
   address_ = 0;
 }
 

@@ -1,6 +1,8 @@
 // Owned memory ranges of this process.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <utility>
 
@@ -8,7 +10,8 @@ namespace uffd {
 
 enum class MemoryKind { anonymous, memfd, hugetlb };
 
-// One mmap of zeroed, readable and writable memory. Move-only; unmapped by the destructor.
+// One mmap of zeroed, readable and writable memory. Move-only; unmapped by the destructor, in the process that made it: a
+// fork child may not have inherited it (MADV_DONTFORK), and what lies there then is not ours to unmap.
 class Mapping {
  public:
   Mapping() = default;
@@ -18,11 +21,13 @@ class Mapping {
   Mapping(Mapping&& other) noexcept
       : address_(std::exchange(other.address_, 0)),
         length_(std::exchange(other.length_, 0)),
-        page_size_(other.page_size_) {}
+        page_size_(other.page_size_),
+        owner_(other.owner_) {}
   Mapping& operator=(Mapping&& other) noexcept {
     std::swap(address_, other.address_);
     std::swap(length_, other.length_);
     std::swap(page_size_, other.page_size_);
+    std::swap(owner_, other.owner_);
     return *this;
   }
   ~Mapping() { unmap(); }
@@ -38,6 +43,7 @@ class Mapping {
   uint64_t address_ = 0;
   uint64_t length_ = 0;
   uint64_t page_size_ = 0;
+  pid_t owner_ = 0;
 };
 
 // Of the default hugetlb pool, in bytes; 0 where the kernel has none.

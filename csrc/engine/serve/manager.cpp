@@ -163,7 +163,8 @@ bool Manager::wait(ServedTarget& served, std::chrono::milliseconds timeout) {
   const bool kept_open = served.ending == Ending::keep_open;
   std::unique_lock lock(served.mutex);
   return served.changed.wait_for(lock, timeout, [&] {
-    return served.stage == Stage::ended || (kept_open && served.target.residency().missing() == 0);
+    return served.stage != Stage::serving ||
+           (kept_open && served.target.residency().missing() == 0);
   });
 }
 
