@@ -33,7 +33,7 @@ std::shared_ptr<MemorySource> memory_source(const py::object& object) {
   return std::make_shared<MemorySource>(bytes, owner);
 }
 
-py::bytes read(const Source& source, const py::int_& offset, const py::int_& length) {
+py::bytes read_source(const Source& source, const py::int_& offset, const py::int_& length) {
   const uint64_t from = unsigned_argument(offset, "offset");
   std::string bytes(unsigned_argument(length, "length"), '\0');
   without_gil([&] { source.read(from, std::as_writable_bytes(std::span(bytes))); });
@@ -50,7 +50,7 @@ void bind_sources(py::module_& m) {
   using namespace py::literals;
   py::class_<Source, std::shared_ptr<Source>>(m, "Source")
       .def_property_readonly("length", [](const Source& source) { return source.length(); })
-      .def("read", &read, "offset"_a, "length"_a);
+      .def("read", &read_source, "offset"_a, "length"_a);
   py::class_<MemorySource, Source, std::shared_ptr<MemorySource>>(m, "MemorySource")
       .def(py::init(&memory_source), "buffer"_a);
   py::class_<FileSource, Source, std::shared_ptr<FileSource>>(m, "FileSource")

@@ -1,7 +1,6 @@
 // What every bind_*.cpp shares. Include it first.
 #pragma once
 
-#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
