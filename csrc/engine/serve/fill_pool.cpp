@@ -37,12 +37,10 @@ void FillPool::start(ServedTarget& served) {
       const std::lock_guard target_lock(served.mutex);
       served.tried_all = false;
     }
-    const auto job = std::find_if(jobs_.begin(), jobs_.end(),
-                                  [&](const auto& other) { return other->served == &served; });
-    if (job == jobs_.end()) {
-      jobs_.push_back(std::make_shared<Job>(Job{&served}));
+    if (const auto job = find(served)) {
+      job->cursor = 0;
     } else {
-      (*job)->cursor = 0;
+      jobs_.push_back(std::make_shared<Job>(Job{&served}));
     }
   }
   work_.notify_all();
@@ -50,12 +48,28 @@ void FillPool::start(ServedTarget& served) {
 
 void FillPool::remove(ServedTarget& served) {
   std::unique_lock lock(mutex_);
+  const auto job = find(served);
+  if (!job) return;
+  std::erase(jobs_, job);
+  idle_.wait(lock, [&] { return job->in_flight == 0; });
+}
+
+void FillPool::settle(ServedTarget& served) {
+  {
+    std::unique_lock lock(mutex_);
+    const auto job = find(served);
+    if (!job) return;
+    ++job->held;
+    idle_.wait(lock, [&] { return job->in_flight == 0; });
+    --job->held;
+  }
+  work_.notify_all();
+}
+
+std::shared_ptr<FillPool::Job> FillPool::find(const ServedTarget& served) const {
   const auto job = std::find_if(jobs_.begin(), jobs_.end(),
                                 [&](const auto& other) { return other->served == &served; });
-  if (job == jobs_.end()) return;
-  const std::shared_ptr<Job> removed = *job;
-  jobs_.erase(job);
-  idle_.wait(lock, [&] { return removed->in_flight == 0; });
+  return job == jobs_.end() ? nullptr : *job;
 }
 
 void FillPool::run(size_t filler) {
@@ -78,6 +92,10 @@ std::optional<std::pair<std::shared_ptr<FillPool::Job>, FillPool::Chunk>> FillPo
   for (size_t left = jobs_.size(); left > 0; --left) {
     const std::shared_ptr<Job> job = jobs_.front();
     jobs_.pop_front();
+    if (job->held > 0) {
+      jobs_.push_back(job);
+      continue;
+    }
     const Chunk chunk = next_chunk(*job);
     if (!chunk.region && job->in_flight == 0) {
       pass(*job->served);

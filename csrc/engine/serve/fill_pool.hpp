@@ -31,12 +31,15 @@ class FillPool {
   void start(ServedTarget& served);
   // When this returns no filler touches the target any more.
   void remove(ServedTarget& served);
+  // Returns when every page of the target that was installed before the call is marked.
+  void settle(ServedTarget& served);
 
  private:
   struct Job {
     ServedTarget* served;
     uint64_t cursor = 0;     // page: those before it are handed out
     unsigned in_flight = 0;  // chunks
+    unsigned held = 0;       // by settle(): no chunk is handed out
   };
   struct Chunk {
     const Region* region = nullptr;
@@ -44,6 +47,7 @@ class FillPool {
   };
 
   void run(size_t filler);
+  std::shared_ptr<Job> find(const ServedTarget& served) const;
   // The next chunk of the first job that has one; moves that job behind the others, and drops those
   // that have passed.
   std::optional<std::pair<std::shared_ptr<Job>, Chunk>> take();

@@ -71,11 +71,19 @@ void Handler::remove(ServedTarget& served) {
   sys::epoll_remove(epoll_.get(), served.target.uffd().fd());
   std::unique_lock lock(mutex_);
   to_remove_.push_back(&served);
-  wake_.signal();
-  removed_.wait(lock, [&] {
-    return std::find(to_remove_.begin(), to_remove_.end(), &served) == to_remove_.end();
-  });
+  ask(lock);
   targets_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void Handler::settle() {
+  std::unique_lock lock(mutex_);
+  ask(lock);
+}
+
+void Handler::ask(std::unique_lock<std::mutex>& lock) {
+  const uint64_t ticket = ++asked_;
+  wake_.signal();
+  obeyed_.wait(lock, [&] { return answered_ >= ticket; });
 }
 
 void Handler::run() {
@@ -181,7 +189,8 @@ bool Handler::obey() {
   const std::lock_guard lock(mutex_);
   for (const ServedTarget* served : to_remove_) retry_.forget(*served);
   to_remove_.clear();
-  removed_.notify_all();
+  answered_ = asked_;
+  obeyed_.notify_all();
   return stopping_;
 }
 

@@ -28,6 +28,8 @@ class Handler {
   // remove().
   void add(ServedTarget& served);
   void remove(ServedTarget& served);
+  // Returns when every page that was installed before the call is marked.
+  void settle();
 
   size_t targets() const noexcept { return targets_.load(std::memory_order_relaxed); }
 
@@ -42,6 +44,7 @@ class Handler {
   void conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> addresses,
                 uint64_t read_at);
   void announce_if_settled(ServedTarget& served);
+  void ask(std::unique_lock<std::mutex>& lock);
   // Forgets the targets that are to be removed; true when the thread is to stop.
   bool obey();
 
@@ -54,8 +57,10 @@ class Handler {
   std::atomic<size_t> targets_{0};
 
   std::mutex mutex_;
-  std::condition_variable removed_;
+  std::condition_variable obeyed_;
   std::vector<ServedTarget*> to_remove_;
+  uint64_t asked_ = 0;     // how often the thread was asked to obey
+  uint64_t answered_ = 0;  // up to which of these it did
   bool stopping_ = false;
 
   std::thread thread_;  // last: it runs on all of the above

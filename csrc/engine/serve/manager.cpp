@@ -111,6 +111,9 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
   if (stage == Stage::ended) return;
   if (stage == Stage::stopped)
     throw std::logic_error("the target was stopped: its userfaultfd is its user's again");
+  // Whoever touched the last page may be here before its install was counted.
+  served.handler->settle();
+  fillers_->settle(served);
   const uint64_t pages = served.target.residency().missing();
   if (pages == 0 || served.gone) return;
   const bool kept_open = served.ending == Ending::keep_open;
