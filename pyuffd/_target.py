@@ -113,6 +113,7 @@ class Target:
         self._report: EndingReport | None = None
         self._stopped: Userfaultfd | None = None
         self._closed = False
+        self._owner = os.getpid()
         _live.add(self)
 
     @property
@@ -255,7 +256,8 @@ class Target:
         self.close(missing="fill")
 
     def _forked(self) -> bool:
-        return self not in _live
+        # Not by _live: the collector of cycles empties weak references before it calls __del__.
+        return self._owner != os.getpid()
 
     def __repr__(self) -> str:
         if self._forked():

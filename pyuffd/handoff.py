@@ -157,7 +157,7 @@ def _is_whole(text: bytes) -> bool:
 def _parse(text: bytes) -> list[Any]:
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets in brackets, thousands of them
         raise ValueError(f"a hand-off is one JSON array, but this text is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError("a hand-off is one JSON array of at least one region")

@@ -35,13 +35,20 @@ std::shared_ptr<MemorySource> memory_source(const py::object& object) {
 
 py::bytes read_source(const Source& source, const py::int_& offset, const py::int_& length) {
   const uint64_t from = unsigned_argument(offset, "offset");
-  std::string bytes(unsigned_argument(length, "length"), '\0');
+  const uint64_t wanted = unsigned_argument(length, "length");
+  if (wanted > source.length()) {
+    throw std::out_of_range("length is " + std::to_string(wanted) + ", but the source has " +
+                            std::to_string(source.length()) + " bytes");
+  }
+  std::string bytes(wanted, '\0');
   without_gil([&] { source.read(from, std::as_writable_bytes(std::span(bytes))); });
   return py::bytes(bytes);
 }
 
 std::string path_of(const py::object& path) {
-  return py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+  auto text = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+  if (text.find('\0') != std::string::npos) throw std::invalid_argument("embedded null byte in path");
+  return text;
 }
 
 }  // namespace

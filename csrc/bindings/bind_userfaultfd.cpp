@@ -81,8 +81,10 @@ py::object to_python(const uffd_msg& raw) {
 
 // Waits until there is a message or the time is over; Ctrl-C works.
 bool wait_readable(const Userfaultfd& uffd, std::optional<double> timeout) {
+  // A timeout of centuries, or of infinity, is none.
+  const bool ends = timeout && *timeout < 1e9;
   const uint64_t end =
-      timeout ? sys::monotonic_ns() + static_cast<uint64_t>(*timeout * 1e9) : UINT64_MAX;
+      ends ? sys::monotonic_ns() + static_cast<uint64_t>(*timeout * 1e9) : UINT64_MAX;
   for (;;) {
     const uint64_t now = sys::monotonic_ns();
     const uint64_t left_ms = end > now ? (end - now + 999'999) / 1'000'000 : 0;

@@ -47,8 +47,14 @@ void Ender::settled(ServedTarget& served) {
 void Ender::poison_missing(ServedTarget& served) {
   Installer installer(served.target, served.ender_counters);
   for (const Region& region : served.target.regions().all()) {
-    while (installer.poison(region, region.first_page, region.end_page()) == Outcome::again)
+    Outcome outcome;
+    while ((outcome = installer.poison(region, region.first_page, region.end_page())) ==
+           Outcome::again)
       ends_.pause();
+    if (outcome == Outcome::gone) {
+      served.gone.store(true, std::memory_order_relaxed);
+      return settled(served);
+    }
   }
   {
     const std::lock_guard lock(served.mutex);

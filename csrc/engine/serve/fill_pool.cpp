@@ -33,6 +33,7 @@ FillPool::~FillPool() {
 void FillPool::start(ServedTarget& served) {
   {
     const std::lock_guard lock(mutex_);
+    if (served.detached) return;
     {
       const std::lock_guard target_lock(served.mutex);
       served.tried_all = false;
@@ -48,6 +49,7 @@ void FillPool::start(ServedTarget& served) {
 
 void FillPool::remove(ServedTarget& served) {
   std::unique_lock lock(mutex_);
+  served.detached = true;
   const auto job = find(served);
   if (!job) return;
   std::erase(jobs_, job);

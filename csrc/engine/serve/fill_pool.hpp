@@ -29,7 +29,7 @@ class FillPool {
   // From any thread. Fills the target, from its first page again if a fill of it is under way or
   // has passed.
   void start(ServedTarget& served);
-  // When this returns no filler touches the target any more.
+  // When this returns no filler touches the target any more, and a later start() does nothing.
   void remove(ServedTarget& served);
   // Returns when every page of the target that was installed before the call is marked.
   void settle(ServedTarget& served);

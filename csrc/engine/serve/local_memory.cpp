@@ -1,5 +1,7 @@
 #include "engine/serve/local_memory.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <map>
 #include <mutex>
@@ -21,8 +23,22 @@ struct Registry {
   uint64_t last_id = 0;
 };
 
+Registry& registry();
+
+// A fork child inherits no managed memory, so other memory of it may come to lie at those
+// addresses.
+void forget_in_child() {
+  registry().uses.clear();
+  registry().mutex.unlock();
+}
+
 Registry& registry() {
-  static Registry instance;
+  // Never destroyed: a target may end, and a fork may come, as late as exit.
+  static Registry& instance = *[] {
+    ::pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                     forget_in_child);
+    return new Registry;
+  }();
   return instance;
 }
 

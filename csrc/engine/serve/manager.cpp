@@ -27,6 +27,8 @@ void refuse_features(uint64_t features) {
   }
 }
 
+constexpr const char* kStopped = "the target was stopped: nobody serves it";
+
 std::string pages_text(uint64_t pages) {
   return std::to_string(pages) + (pages == 1 ? " page" : " pages");
 }
@@ -96,12 +98,15 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   served->handler = &least_busy_handler();
   served->target.take(std::move(uffd));
   served->handler->add(*served);
+  // What somebody else has read is told to nobody again: its threads wake up and fault once more.
+  const uint64_t start = table.all().front().range.start;
+  served->target.uffd().wake(start, table.all().back().range.end() - start);
   return served;
 }
 
 void Manager::fill(ServedTarget& served) {
   if (served.stage == Stage::stopped)
-    throw std::logic_error("the target was stopped: nobody serves it");
+    throw std::logic_error(kStopped);
   if (served.stage == Stage::serving && served.target.residency().missing() > 0)
     fillers_->start(served);
 }
@@ -111,9 +116,12 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
   if (stage == Stage::ended) return;
   if (stage == Stage::stopped)
     throw std::logic_error("the target was stopped: its userfaultfd is its user's again");
-  // Whoever touched the last page may be here before its install was counted.
-  served.handler->settle();
-  fillers_->settle(served);
+  if (missing == Missing::raise) {
+    // Whoever touched the last page may be here before its install was counted. The other policies
+    // need no exact count, and must not wait for a source that is slow to answer.
+    served.handler->settle();
+    fillers_->settle(served);
+  }
   const uint64_t pages = served.target.residency().missing();
   if (pages == 0 || served.gone) return;
   const bool kept_open = served.ending == Ending::keep_open;
@@ -149,11 +157,12 @@ std::optional<EndingReport> Manager::wait_closed(ServedTarget& served, Missing m
   const auto missing_pages = [&] { return served.target.residency().missing(); };
   std::unique_lock lock(served.mutex);
   const bool closed = served.changed.wait_for(lock, timeout, [&] {
-    return served.stage == Stage::ended || (kept_open && (!tries || missing_pages() == 0)) ||
-           (tries && served.tried_all && missing_pages() > 0);
+    return served.stage != Stage::serving || (kept_open && (!tries || missing_pages() == 0)) ||
+           (tries && served.tried_all && missing_pages() > 0 && !served.gone);
   });
   if (!closed) return std::nullopt;
   if (served.report) return served.report;
+  if (served.stage == Stage::stopped) throw std::logic_error(kStopped);
   if (kept_open && (!tries || missing_pages() == 0))
     return open_report(served, "asked for: the manager serves on");
   return open_report(
@@ -165,10 +174,13 @@ std::optional<EndingReport> Manager::wait_closed(ServedTarget& served, Missing m
 bool Manager::wait(ServedTarget& served, std::chrono::milliseconds timeout) {
   const bool kept_open = served.ending == Ending::keep_open;
   std::unique_lock lock(served.mutex);
-  return served.changed.wait_for(lock, timeout, [&] {
+  const bool done = served.changed.wait_for(lock, timeout, [&] {
     return served.stage != Stage::serving ||
            (kept_open && served.target.residency().missing() == 0);
   });
+  if (served.stage == Stage::stopped && served.target.residency().missing() > 0)
+    throw std::logic_error(kStopped);
+  return done;
 }
 
 Userfaultfd Manager::stop(ServedTarget& served) {

@@ -55,6 +55,8 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
 
   std::atomic<Stage> stage{Stage::serving};  // written by the ender, under mutex
 
+  bool detached = false;  // its fillers let go of it for good; under the fill pool's mutex
+
   mutable std::mutex mutex;
   std::condition_variable changed;  // of stage, and of what stands below
   bool tried_all =

@@ -11,7 +11,8 @@
 namespace uffd {
 
 FileSource::FileSource(const std::string& path)
-    : path_(path), file_(sys::open(path.c_str(), O_RDONLY)) {
+    // Without O_NONBLOCK the open of a fifo waits for a writer.
+    : path_(path), file_(sys::open(path.c_str(), O_RDONLY | O_NONBLOCK)) {
   if (file_.get() < 0)
     throw SystemError(-file_.get(), "cannot open the source file '" + path + "'");
   struct stat status;
