@@ -17,7 +17,7 @@ from typing import Any
 from pyuffd._core import Region, Source, Userfaultfd
 from pyuffd._flags import RegisterMode
 
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 24  # some 150 000 regions
 _DEADLINE_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 

@@ -1,0 +1,29 @@
+"""What is varied: the one list of parameter axes of all benchmarks."""
+
+import mmap
+from dataclasses import dataclass
+
+from pyuffd._manager import Ending
+
+PAGE = mmap.PAGESIZE
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: worker processes for each case, and rounds in each of them."""
+
+    processes: int
+    values: int
+
+
+EFFORTS = {"fast": Effort(3, 3), "normal": Effort(10, 3), "rigorous": Effort(20, 5)}
+
+SETUPS = ("in-process", "across")
+ENDINGS: tuple[Ending, ...] = ("early-close", "unregister")
+FAULT_AROUND = (1, 16, 64)
+THREADS = (1, 2, 4, 8)
+REGIONS = (1, 16, 64, 256, 1024, 4096, 16384)
+FILLERS = (1, 2)
+
+# Bytes to one UFFDIO_COPY of the bulk floor: from 64 KiB on the system call does not show.
+BULK_CHUNK = 256 * 1024

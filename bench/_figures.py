@@ -1,0 +1,35 @@
+"""The figures of a report, each with one sentence of what it shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from _figures_ending import latency, stall_throughput, time_against_regions
+from _figures_serving import fault_ratios, fill_bandwidth, restore_times
+from _plotting import Drawn
+from _results import Results
+
+_ALL = (
+    ("ending", "Time of the ending against regions", time_against_regions),
+    ("latency", "Latency of accesses and bystanders around the ending", latency),
+    ("throughput", "Throughput through the ending", stall_throughput),
+    ("fault", "One fault against the floor, by placement", fault_ratios),
+    ("fill", "Fill bandwidth against bulk COPY and memcpy", fill_bandwidth),
+    ("restore", "Restoring a real program's memory", restore_times),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure under its title; the name is that of its file."""
+
+    name: str
+    title: str
+    drawn: Drawn
+
+
+def figures(results: Results) -> Iterator[Shown]:
+    """Draw those whose benchmarks were all measured."""
+    for name, title, draw in _ALL:
+        drawn = draw(results)
+        if drawn is not None:
+            yield Shown(name, title, drawn)

@@ -1,0 +1,103 @@
+"""What the engine must reach, and whether the results say that it does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from _axes import ENDINGS, REGIONS, SETUPS
+from _pairs import Ratio
+from _placement import OTHER_AWAKE, SAME
+from _results import Results
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line of the table.
+
+    Attributes:
+        what: What is compared.
+        measured: None where that was skipped or failed.
+        limit: What it must reach.
+        at_most: Whether the limit is an upper one.
+        detail: How it spread.
+    """
+
+    what: str
+    measured: float | None
+    limit: float
+    at_most: bool = True
+    detail: str = ""
+
+    @property
+    def bound(self) -> str:
+        """The limit, as text."""
+        return f"{'<=' if self.at_most else '>='} {self.limit:g}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is reached."""
+        if self.measured is None:
+            return "not measured"
+        reached = self.measured <= self.limit if self.at_most else self.measured >= self.limit
+        return "reached" if reached else "FALLS SHORT"
+
+
+def goals(results: Results) -> list[Goal]:
+    """Judge all of them."""
+    return [
+        *_fault_goals(results),
+        *_window_goals(results),
+        *_fill_goals(results),
+        *_ending_goals(results),
+        _memory_goal(results),
+    ]
+
+
+def _fault_goals(results: Results) -> Iterator[Goal]:
+    for placement in (SAME, OTHER_AWAKE):
+        for setup in SETUPS:
+            name = f"fault/{setup}/{placement.name}/around-1/threads-1"
+            ratio = results.ratio("fault", f"{name}/manager", f"{name}/floor")
+            yield _goal(f"one fault, {placement.name}, {setup}: manager / floor", ratio, 1.10)
+
+
+def _window_goals(results: Results) -> Iterator[Goal]:
+    for setup in SETUPS:
+        name = f"bulk/{setup}/{SAME.name}/around-64"
+        ratio = results.ratio("fault", f"{name}/manager", f"{name}/floor")
+        yield _goal(f"fault-around 64, {SAME.name}, {setup}: per page / bulk COPY", ratio, 1.25)
+
+
+def _fill_goals(results: Results) -> Iterator[Goal]:
+    # Of speeds, so that the slower arm's time stands below the faster one's.
+    for setup in SETUPS:
+        name = f"fill/{setup}"
+        speed = results.ratio("fill", f"{name}/floor-1", f"{name}/manager-1")
+        yield _goal(f"fill, {setup}: speed of one filler / bulk COPY", speed, 0.95, at_most=False)
+        gain = results.ratio("fill", f"{name}/manager-1", f"{name}/manager-2")
+        yield _goal(f"fill, {setup}: speed of two fillers / one", gain, 1.4, at_most=False)
+
+
+def _ending_goals(results: Results) -> Iterator[Goal]:
+    for ending in ENDINGS:
+        for regions in (count for count in REGIONS if count >= 1024):
+            ratio = results.ratio(f"ending-{ending}", f"ending/{regions}", f"ending-floor/{regions}")
+            yield _goal(f"{ending}, {regions} regions: manager / bare loop", ratio, 1.10)
+
+
+def _memory_goal(results: Results) -> Goal:
+    what = "RssAnon of the manager's process: growth / (2 bits a page + 16 MiB)"
+    levels = [results.values("memory", f"rss-anon/{when}") for when in ("after-import", "serving", "full")]
+    before, serving, full = levels
+    benchmark = results.benchmark("memory", "rss-anon/full")
+    if before is None or serving is None or full is None or benchmark is None:
+        return Goal(what, None, 1.0)
+    most = int(benchmark.get_metadata()["most_growth"])
+    growth = max((serving - before).max(), (full - before).max())
+    text = f"at most {growth / (1 << 20):.2f} MiB of {most / (1 << 20):.2f} MiB"
+    return Goal(what, float(growth / most), 1.0, detail=text)
+
+
+def _goal(what: str, ratio: Ratio | None, limit: float, *, at_most: bool = True) -> Goal:
+    if ratio is None:
+        return Goal(what, None, limit, at_most)
+    return Goal(what, ratio.of_medians, limit, at_most, ratio.paired_text)

@@ -1,0 +1,135 @@
+"""The target: the address space whose memory is managed, and the threads that touch it."""
+
+import ctypes
+import mmap
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from _axes import PAGE
+from _memory import Range, count_vmas, map_apart, unmap
+
+import pyuffd
+from pyuffd import _workload
+from pyuffd.handoff import Handoff
+
+Kind = Literal["fault", "mmap"]
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What the threads of a toucher or of bystanders did and saw: ``_workload.Touches``, which can be sent."""
+
+    origin_ns: int
+    seconds: float
+    wrong_pages: int
+    max_ns: int
+    histogram: npt.NDArray[np.uint64]
+    timeline_count: npt.NDArray[np.uint64]
+    timeline_max_ns: npt.NDArray[np.uint64]
+    timeline_histogram: npt.NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, touches: _workload.Touches) -> "Touched":
+        """Copy what the threads noted; ``seconds`` is the longest thread's time, without the start of the others."""
+        return cls(
+            origin_ns=touches.origin_ns,
+            seconds=max(touches.thread_elapsed_ns) * 1e-9,
+            wrong_pages=touches.wrong_pages,
+            max_ns=touches.max_ns,
+            histogram=touches.histogram.copy(),
+            timeline_count=touches.timeline_count.copy(),
+            timeline_max_ns=touches.timeline_max_ns.copy(),
+            timeline_histogram=touches.timeline_histogram.copy(),
+        )
+
+
+class LocalTarget:
+    """Memory of this process, and the threads that touch it."""
+
+    def __init__(self) -> None:
+        self.ranges: list[Range] = []
+        self._toucher: _workload.Toucher | None = None
+        self._bystanders: _workload.Bystanders | None = None
+
+    def map(self, lengths: Sequence[int]) -> list[Range]:
+        """Map fresh, missing memory in place of the last; each range is checked to be a VMA of its own."""
+        unmap(self.ranges)
+        self.ranges = map_apart(lengths)
+        if (vmas := count_vmas(self.ranges)) != len(lengths):
+            raise RuntimeError(f"{len(lengths)} ranges were to be as many VMAs, but they are {vmas}")
+        return self.ranges
+
+    def hand_over(self, source: pyuffd.Source, offsets: Sequence[int]) -> Handoff:
+        """Return what a manager in this process serves: regions that are not registered yet."""
+        regions = [
+            pyuffd.Region(start, length, source, offset)
+            for (start, length), offset in zip(self.ranges, offsets, strict=True)
+        ]
+        return Handoff(pyuffd.Userfaultfd(user_mode_only=None), regions, os.getpid())
+
+    def send(self, sock: socket.socket, offsets: Sequence[int]) -> None:
+        """Hand the memory to a manager at the other end of the socket."""
+        entries = [(start, length, offset, PAGE) for (start, length), offset in zip(self.ranges, offsets, strict=True)]
+        pyuffd.handoff.send(sock, pyuffd.Userfaultfd(user_mode_only=None), entries)
+
+    def start_touching(self, ranges: Sequence[Range] | None = None, **plan: Any) -> None:
+        """Start threads that touch the ranges, by default all memory; ``plan`` is that of ``_workload.Toucher``."""
+        self._toucher = _workload.Toucher(self.ranges if ranges is None else ranges, **plan)
+        self._toucher.start()
+
+    def finish_touching(self, *, stop: bool = False) -> Touched:
+        """Wait until they are through, or stop them now."""
+        if self._toucher is None:
+            raise RuntimeError("nobody touches: call start_touching() first")
+        if stop:
+            self._toucher.stop()
+        touches = self._toucher.join()
+        self._toucher = None
+        return Touched.of(touches)
+
+    def touch(self, ranges: Sequence[Range] | None = None, **plan: Any) -> Touched:
+        """Touch the ranges once and wait for that."""
+        self.start_touching(ranges, **plan)
+        return self.finish_touching()
+
+    def start_bystanders(self, kind: Kind, **plan: Any) -> None:
+        """Start threads that work on other memory; ``plan`` is that of ``_workload.Bystanders``."""
+        self._bystanders = _workload.Bystanders(kind, **plan)
+        self._bystanders.start()
+
+    def stop_bystanders(self) -> Touched:
+        """Stop them and return what they saw."""
+        if self._bystanders is None:
+            raise RuntimeError("there are no bystanders: call start_bystanders() first")
+        touches = self._bystanders.stop()
+        self._bystanders = None
+        return Touched.of(touches)
+
+    def read_file(self, path: str, offsets: Sequence[int]) -> float:
+        """Read the file's bytes at the offsets into the ranges, by pread(2) alone.
+
+        Returns:
+            Seconds.
+        """
+        buffers = [(ctypes.c_char * length).from_address(start) for start, length in self.ranges]
+        with Path(path).open("rb") as file:
+            began = time.monotonic()
+            for buffer, offset in zip(buffers, offsets, strict=True):
+                if os.preadv(file.fileno(), [buffer], offset) != len(buffer):
+                    raise EOFError(f"{path} ends before byte {offset + len(buffer)}")
+            return time.monotonic() - began
+
+    def touch_file(self, path: str, **plan: Any) -> Touched:
+        """Map the file and touch its pages there: what serves a local file without any userfaultfd."""
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            view = np.frombuffer(mapped, np.uint8)
+            touched = self.touch([(view.ctypes.data, view.size)], **plan)
+            del view
+            return touched
