@@ -249,7 +249,8 @@ class MemorySource(Source):
         buffer: A C-contiguous buffer; what is written to it later may or may not be seen.
     """
 
-    def __init__(self, buffer: Buffer) -> None: ...
+    # An array is no Buffer to numpy's stubs before Python 3.12.
+    def __init__(self, buffer: Buffer | npt.NDArray[Any]) -> None: ...
 
 @final
 class FileSource(Source):

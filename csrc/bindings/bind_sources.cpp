@@ -47,7 +47,8 @@ py::bytes read_source(const Source& source, const py::int_& offset, const py::in
 
 std::string path_of(const py::object& path) {
   auto text = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-  if (text.find('\0') != std::string::npos) throw std::invalid_argument("embedded null byte in path");
+  if (text.find('\0') != std::string::npos)
+    throw std::invalid_argument("embedded null byte in path");
   return text;
 }
 

@@ -38,7 +38,8 @@ uint64_t hugetlb_page_size() {
   return 0;
 }
 
-Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared) : page_size_(page_size_of(kind)), owner_(::getpid()) {
+Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared)
+    : page_size_(page_size_of(kind)), owner_(::getpid()) {
   if (length == 0) throw std::invalid_argument("a mapping's length must be greater than 0");
   if (length > INT64_MAX - page_size_) {
     throw std::invalid_argument("a mapping of " + std::to_string(length) + " bytes is too large");

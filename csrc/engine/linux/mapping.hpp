@@ -10,8 +10,9 @@ namespace uffd {
 
 enum class MemoryKind { anonymous, memfd, hugetlb };
 
-// One mmap of zeroed, readable and writable memory. Move-only; unmapped by the destructor, in the process that made it: a
-// fork child may not have inherited it (MADV_DONTFORK), and what lies there then is not ours to unmap.
+// One mmap of zeroed, readable and writable memory. Move-only; unmapped by the destructor, in the
+// process that made it: a fork child may not have inherited it (MADV_DONTFORK), and what lies there
+// then is not ours to unmap.
 class Mapping {
  public:
   Mapping() = default;

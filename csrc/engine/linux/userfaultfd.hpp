@@ -88,7 +88,8 @@ struct OpenAttempts {
 // Tries every way, on throw-away descriptors.
 OpenAttempts try_opening() noexcept;
 
-// The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. Asked once per process.
+// The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. Asked
+// once per process.
 uint64_t offered_features() noexcept;
 
 // "EVENT_FORK, POISON" of a set of feature bits.

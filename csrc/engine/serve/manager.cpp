@@ -105,8 +105,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
 }
 
 void Manager::fill(ServedTarget& served) {
-  if (served.stage == Stage::stopped)
-    throw std::logic_error(kStopped);
+  if (served.stage == Stage::stopped) throw std::logic_error(kStopped);
   if (served.stage == Stage::serving && served.target.residency().missing() > 0)
     fillers_->start(served);
 }

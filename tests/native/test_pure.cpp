@@ -1,0 +1,185 @@
+// What depends on no kernel: the version table, the histogram, the decoding of messages, the retry
+// queue.
+#include "engine/ending/release_generation.hpp"
+#include "engine/linux/error.hpp"
+#include "engine/linux/message.hpp"
+#include "engine/serve/latency_histogram.hpp"
+#include "engine/serve/retry_queue.hpp"
+#include "support.hpp"
+
+namespace uffd::test {
+
+TEST_SUITE("pure") {
+  TEST_CASE("release generations") {
+    using enum ReleaseGeneration;
+    const std::pair<const char*, ReleaseGeneration> table[] = {
+        {"4.3.0", sigbus},
+        {"4.13.16-generic", sigbus},
+        {"4.14.0", nopage},
+        {"4.14.336", nopage},
+        {"5.10.0-35-amd64", nopage},
+        {"6.1.192", nopage},
+        {"6.6.90", nopage},
+        {"6.12.23", nopage},
+        {"6.12.24", retry},
+        {"6.12.117-1~deb12", retry},
+        {"6.13.11", nopage},
+        {"6.13.12", retry},
+        {"6.14.2", nopage},
+        {"6.14.3", retry},
+        {"6.15", retry},
+        {"6.15.0-rc1", retry},
+        {"6.18.44-fc", retry},
+        {"7.0-rc1", retry},
+        {"10.0", retry},
+        {"nonsense", sigbus},
+        {"", sigbus},
+    };
+    for (const auto& [release, generation] : table) {
+      CAPTURE(release);
+      CHECK(std::string(name(release_generation(release))) == name(generation));
+    }
+    CHECK(std::string(name(running_release_generation())) ==
+          name(release_generation(kernel_release())));
+  }
+
+  TEST_CASE("histogram buckets are monotone, hold their bounds, and are 12.5 % wide at most") {
+    for (size_t bucket = 0; bucket < LatencyHistogram::kBuckets; ++bucket) {
+      const uint64_t low = LatencyHistogram::lower_bound(bucket);
+      REQUIRE(LatencyHistogram::bucket_of(low) == bucket);
+      if (bucket == 0) continue;
+      REQUIRE(low > LatencyHistogram::lower_bound(bucket - 1));
+      REQUIRE(LatencyHistogram::bucket_of(low - 1) == bucket - 1);
+      const uint64_t before = LatencyHistogram::lower_bound(bucket - 1);
+      if (before > 0)
+        REQUIRE(static_cast<double>(low - before) <= 1 + 0.125 * static_cast<double>(before));
+      if (before >= 16) REQUIRE((low - before) * 8 <= before);
+    }
+    for (uint64_t ns = 0; ns < 16; ++ns) {
+      CHECK(LatencyHistogram::lower_bound(LatencyHistogram::bucket_of(ns)) == ns);
+    }
+    CHECK(LatencyHistogram::bucket_of(UINT64_MAX) == LatencyHistogram::kBuckets - 1);
+    CHECK(LatencyHistogram::bucket_of((uint64_t{1} << 39) - 1) <= LatencyHistogram::kBuckets - 1);
+  }
+
+  TEST_CASE("a histogram counts what is recorded") {
+    LatencyHistogram histogram;
+    for (const uint64_t ns : {5, 5, 1000, 1000000}) histogram.record(ns);
+    CHECK(histogram.count(5) == 2);
+    CHECK(histogram.count(LatencyHistogram::bucket_of(1000)) == 1);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i) sum += histogram.count(i);
+    CHECK(sum == 4);
+  }
+
+  TEST_CASE("messages decode") {
+    uffd_msg raw{};
+    raw.event = UFFD_EVENT_PAGEFAULT;
+    raw.arg.pagefault.address = 0x7000;
+    raw.arg.pagefault.flags = UFFD_PAGEFAULT_FLAG_WRITE;
+    raw.arg.pagefault.feat.ptid = 42;
+    const auto fault = std::get<Fault>(decode(raw));
+    CHECK(fault.address == 0x7000);
+    CHECK(fault.flags == UFFD_PAGEFAULT_FLAG_WRITE);
+    CHECK(fault.thread == 42);
+
+    raw = {};
+    raw.event = UFFD_EVENT_FORK;
+    raw.arg.fork.ufd = 9;
+    CHECK(std::get<ForkEvent>(decode(raw)).fd == 9);
+
+    raw = {};
+    raw.event = UFFD_EVENT_REMAP;
+    raw.arg.remap.from = 1;
+    raw.arg.remap.to = 2;
+    raw.arg.remap.len = 3;
+    const auto remap = std::get<RemapEvent>(decode(raw));
+    CHECK(remap.from == 1);
+    CHECK(remap.to == 2);
+    CHECK(remap.length == 3);
+
+    raw = {};
+    raw.event = UFFD_EVENT_REMOVE;
+    raw.arg.remove.start = 4;
+    raw.arg.remove.end = 5;
+    CHECK(std::get<RemoveEvent>(decode(raw)).end == 5);
+    raw.event = UFFD_EVENT_UNMAP;
+    CHECK(std::get<UnmapEvent>(decode(raw)).start == 4);
+
+    raw.event = 0x77;
+    CHECK(std::get<UnknownEvent>(decode(raw)).event == 0x77);
+  }
+
+  TEST_CASE("the retry queue holds what it is given until it is due") {
+    auto* one = reinterpret_cast<ServedTarget*>(0x1000);  // never looked at
+    auto* two = reinterpret_cast<ServedTarget*>(0x2000);
+    RetryQueue queue;
+    std::vector<uint64_t> tried;
+    const auto note = [&](const RetryQueue::Entry& entry) { tried.push_back(entry.address); };
+    CHECK(queue.timeout_ms() == -1);
+    queue.run_due(note);
+    CHECK(tried.empty());
+
+    REQUIRE(queue.push({one, 1, 0}));
+    REQUIRE(queue.push({two, 2, 0}));
+    REQUIRE(queue.push({one, 3, 0}));
+    CHECK(queue.timeout_ms() >= 0);
+    CHECK(queue.timeout_ms() <= 1);
+    queue.forget(*one);
+    until([&] { return queue.timeout_ms() == 0; });
+    queue.run_due(note);
+    CHECK(tried == std::vector<uint64_t>{2});
+    CHECK(queue.timeout_ms() == -1);
+
+    // An attempt may push itself again; it is due later, not in this round.
+    REQUIRE(queue.push({one, 5, 0}));
+    until([&] { return queue.timeout_ms() == 0; });
+    tried.clear();
+    queue.run_due([&](const RetryQueue::Entry& entry) {
+      note(entry);
+      CHECK(queue.push(entry));
+    });
+    CHECK(tried == std::vector<uint64_t>{5});
+    CHECK(queue.timeout_ms() >= 0);
+    queue.forget(*one);
+    CHECK(queue.timeout_ms() == -1);
+  }
+
+  TEST_CASE("a full retry queue refuses, and every attempt of a full round may push again") {
+    auto* served = reinterpret_cast<ServedTarget*>(0x1000);
+    RetryQueue queue;
+    uint64_t pushed = 0;
+    while (queue.push({served, pushed, 0})) ++pushed;
+    CHECK(pushed >= 64);  // a batch of the handler at least
+    until([&] { return queue.timeout_ms() == 0; });
+    uint64_t tried = 0;
+    queue.run_due([&](const RetryQueue::Entry& entry) {
+      CHECK(entry.address == tried++);
+      CHECK(queue.push(entry));
+    });
+    CHECK(tried == pushed);
+    CHECK(!queue.push({served, 0, 0}));
+  }
+
+  TEST_CASE("errors carry their errno and their own text") {
+    const SystemError error(EPERM, "no");
+    CHECK(error.code().value() == EPERM);
+    CHECK(error.text() == "no");
+    CHECK(errno_text(ENOENT) == "No such file or directory");
+    CHECK(range_text(0x1000, 0x2000) == "0x1000-0x3000");
+    CHECK(or_throw(7, "x") == 7);
+    errno = EBADF;
+    CHECK_THROWS_AS(or_throw(-1, "x"), SystemError);
+  }
+
+  TEST_CASE("ranges overlap where they share a byte") {
+    const Range range{10, 10};
+    CHECK(range.overlaps({19, 1}));
+    CHECK(range.overlaps({0, 11}));
+    CHECK(range.overlaps({12, 2}));
+    CHECK(!range.overlaps({20, 5}));
+    CHECK(!range.overlaps({0, 10}));
+  }
+}
+
+}  // namespace uffd::test

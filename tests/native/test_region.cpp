@@ -1,0 +1,122 @@
+#include <map>
+#include <random>
+
+#include "support.hpp"
+
+namespace uffd::test {
+namespace {
+
+const SourcePtr zeros = std::make_shared<ZeroSource>();
+
+Region pages_at(uint64_t first, uint64_t pages) {
+  return Region({first * page(), pages * page()}, zeros, 0, page());
+}
+
+std::string refusal(const std::function<void()>& construct) {
+  try {
+    construct();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_SUITE("region") {
+  TEST_CASE("what is wrong is named") {
+    const auto with = [](uint64_t start, uint64_t length, uint64_t offset, uint64_t size) {
+      const char bytes[8] = {};
+      const auto source = std::make_shared<MemorySource>(std::as_bytes(std::span(bytes)), nullptr);
+      const SourcePtr from = offset == 5 ? SourcePtr(source) : zeros;
+      return refusal([&] { Region({start, length}, from, offset, size); });
+    };
+    CHECK(has(with(page() + 1, page(), 0, page()), "multiples of page_size"));
+    CHECK(has(with(page(), page() + 1, 0, page()), "multiples of page_size"));
+    CHECK(has(with(page(), 0, 0, page()), "length is 0"));
+    CHECK(has(with(page(), page(), 0, 0), "page_size is 0"));
+    CHECK(has(with(page(), page(), 0, 3 * page()), "page_size is"));
+    CHECK(has(with(page(), page(), 0, page() / 2), "page_size is"));
+    CHECK(has(with(page(), page(), 5, page()), "its source has 8 bytes"));
+    CHECK(has(with(page(), page(), UINT64_MAX, page()), "shorter"));
+    CHECK(has(with(UINT64_MAX - page() + 1, 2 * page(), 0, page()), "wraps around"));
+    CHECK(with(page(), page(), 0, page()) == "");
+    CHECK(with(2 << 20, 2 << 20, 12345, 2 << 20) == "");
+  }
+
+  TEST_CASE("pages and addresses convert") {
+    Region region = pages_at(16, 4);
+    region.first_page = 100;
+    CHECK(region.pages() == 4);
+    CHECK(region.end_page() == 104);
+    CHECK(region.page_at(16 * page()) == 100);
+    CHECK(region.page_at(17 * page() - 1) == 100);
+    CHECK(region.page_at(19 * page()) == 103);
+    CHECK(region.address_of(103) == 19 * page());
+  }
+
+  TEST_CASE("a table sorts, numbers pages, and finds by address and number") {
+    const RegionTable table({pages_at(50, 2), pages_at(10, 3), pages_at(13, 1)});
+    CHECK(table.pages() == 6);
+    CHECK(table.all()[0].range.start == 10 * page());
+    CHECK(table.find(10 * page() - 1) == nullptr);
+    CHECK(table.find(10 * page()) == &table.all()[0]);
+    CHECK(table.find(13 * page() - 1) == &table.all()[0]);
+    CHECK(table.find(13 * page()) == &table.all()[1]);
+    CHECK(table.find(14 * page()) == nullptr);
+    CHECK(table.find(52 * page() - 1) == &table.all()[2]);
+    CHECK(table.find(52 * page()) == nullptr);
+    CHECK(table.find(0) == nullptr);
+    CHECK(table.find(UINT64_MAX) == nullptr);
+    CHECK(table.find_page(0) == &table.all()[0]);
+    CHECK(table.find_page(3) == &table.all()[1]);
+    CHECK(table.find_page(5) == &table.all()[2]);
+    CHECK(table.find_page(6) == nullptr);
+    const auto ranges = table.ranges();
+    CHECK(ranges.size() == 3);
+    CHECK(ranges[2].start == 50 * page());
+  }
+
+  TEST_CASE("a table refuses overlaps and nothing") {
+    CHECK(has(refusal([] { RegionTable({}); }), "at least one region"));
+    CHECK(has(refusal([] { RegionTable({pages_at(10, 3), pages_at(12, 1)}); }), "overlap"));
+    CHECK(has(refusal([] { RegionTable({pages_at(12, 1), pages_at(10, 3)}); }), "overlap"));
+    CHECK(has(refusal([] { RegionTable({pages_at(10, 3), pages_at(10, 3)}); }), "overlap"));
+    CHECK(refusal([] { RegionTable({pages_at(10, 3), pages_at(13, 1)}); }) == "");
+  }
+
+  TEST_CASE("random tables agree with a map of every page") {
+    std::mt19937_64 random(11);
+    for (int round = 0; round < 100; ++round) {
+      std::vector<Region> regions;
+      std::map<uint64_t, uint64_t> start_of;  // page of the address space -> start of its region
+      uint64_t next = 1 + random() % 5;
+      for (uint64_t left = 1 + random() % 20; left > 0; --left) {
+        const uint64_t pages = 1 + random() % 6;
+        regions.push_back(pages_at(next, pages));
+        for (uint64_t i = 0; i < pages; ++i) start_of[next + i] = next * page();
+        next += pages + random() % 3;
+      }
+      std::shuffle(regions.begin(), regions.end(), random);
+      const RegionTable table(regions);
+      REQUIRE(table.pages() == start_of.size());
+      uint64_t number = 0;
+      for (uint64_t i = 0; i < next + 2; ++i) {
+        const Region* found = table.find(i * page() + random() % page());
+        const auto expected = start_of.find(i);
+        REQUIRE((found != nullptr) == (expected != start_of.end()));
+        if (!found) continue;
+        REQUIRE(found->range.start == expected->second);
+        REQUIRE(table.find_page(number) == found);
+        REQUIRE(found->address_of(number) == i * page());
+        ++number;
+      }
+    }
+  }
+}
+
+}  // namespace uffd::test

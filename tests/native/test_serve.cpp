@@ -1,0 +1,325 @@
+// Handlers, fillers and the manager over them: every byte right, nobody left asleep.
+#include <random>
+
+#include "engine/linux/smaps.hpp"
+#include "support.hpp"
+
+namespace uffd::test {
+namespace {
+
+// Threads that touch every page of memories in orders of their own and count the wrong ones.
+uint64_t touch_all(const std::vector<const Memory*>& memories, unsigned threads, uint64_t pages) {
+  std::atomic<uint64_t> wrong{0};
+  std::vector<std::thread> crew;
+  for (unsigned i = 0; i < threads; ++i) {
+    crew.emplace_back([&, i] {
+      std::mt19937_64 random(i);
+      std::vector<uint64_t> order(pages * memories.size());
+      for (uint64_t j = 0; j < order.size(); ++j) order[j] = j;
+      std::shuffle(order.begin(), order.end(), random);
+      for (const uint64_t j : order) {
+        if (!memories[j / pages]->right(j % pages)) ++wrong;
+      }
+    });
+  }
+  for (auto& thread : crew) thread.join();
+  return wrong;
+}
+
+std::shared_ptr<ServedTarget> hand_served(const Memory& memory, SourcePtr from, size_t fillers,
+                                          Ending ending = Ending::automatic) {
+  auto served = std::make_shared<ServedTarget>(RegionTable({memory.region(std::move(from))}), 0,
+                                               ending, 1, false, fillers);
+  served->target.take(open_uffd());
+  register_regions(served->target.uffd(), served->target.regions());
+  return served;
+}
+
+}  // namespace
+
+TEST_SUITE("serve") {
+  TEST_CASE("eight threads in random order read every byte right, whatever the window") {
+    for (const uint32_t window : {1u, 3u, 16u, 64u, 100000u}) {
+      CAPTURE(window);
+      const Memory memory(257, window);
+      Manager manager({});
+      auto served = add(manager, {memory.region()}, {.fault_around = window});
+      CHECK(touch_all({&memory}, 8, 257) == 0);
+      wait(*served);
+      const Stats stats = collect_stats(*served);
+      CHECK(count(*served, Count::pages) == 257);
+      CHECK(count(*served, Count::bytes) == 257 * page());
+      uint64_t timed = 0;
+      for (const uint64_t bucket : stats.latency) timed += bucket;
+      CHECK(timed <= count(*served, Count::faults));
+      CHECK(served->report->missing_pages == 0);
+      CHECK(served->report->verified == true);
+    }
+  }
+
+  TEST_CASE("fault-around installs the aligned window and no more") {
+    Memory memory(64);
+    Manager manager({});
+    auto served = add(manager, {memory.region()}, {.fault_around = 8});
+    const uint64_t aligned = 8 * page();
+    const uint64_t skew = (memory.at(0) % aligned) / page();  // windows are aligned to addresses
+    CHECK(memory.right(20));
+    const uint64_t first = (20 + skew) / 8 * 8 - skew;
+    until([&] { return served->target.residency().missing() == 64 - 8; });
+    for (uint64_t i = 0; i < 64; ++i) {
+      CHECK(served->target.residency().resident(i) == (i >= first && i < first + 8));
+    }
+    CHECK(close(manager, *served, Missing::zero).missing_pages == 56);
+    CHECK(memory.right(20));
+    CHECK(memory.zero(0));
+  }
+
+  TEST_CASE("several targets on one handler, and on two") {
+    for (const size_t handlers : {1, 2}) {
+      std::vector<std::unique_ptr<Memory>> memories;
+      std::vector<const Memory*> all;
+      Manager manager({.handlers = handlers, .fillers = 1, .cpus = {}});
+      std::vector<std::shared_ptr<ServedTarget>> targets;
+      for (uint64_t i = 0; i < 5; ++i) {
+        memories.push_back(std::make_unique<Memory>(40, i));
+        all.push_back(memories.back().get());
+        targets.push_back(add(manager, {memories.back()->region()}));
+      }
+      CHECK(touch_all(all, 6, 40) == 0);
+      for (auto& served : targets) wait(*served);
+    }
+  }
+
+  TEST_CASE("several regions, apart and adjoining, with sources and offsets of their own") {
+    const Memory memory(30);
+    const auto region = [&](uint64_t first, uint64_t pages, uint64_t offset) {
+      return Region({memory.at(first), pages * page()}, memory.source(), offset * page(), page());
+    };
+    Manager manager({});
+    auto served = add(manager, {region(20, 10, 5), region(0, 7, 0), region(7, 3, 7)});
+    for (uint64_t i = 0; i < 10; ++i) CHECK(memory.right(i));
+    const auto moved = [&](uint64_t i) {
+      return std::memcmp(reinterpret_cast<const void*>(memory.at(i)),
+                         reinterpret_cast<const void*>(memory.image.address() + (i - 15) * page()),
+                         page()) == 0;
+    };
+    for (uint64_t i = 20; i < 30; ++i) CHECK(moved(i));
+    wait(*served);
+    CHECK(served->report->regions == 3);
+    CHECK(memory.zero(15));
+  }
+
+  TEST_CASE("a page that the target drops while it is served comes back as zeros") {
+    const Memory memory(4);
+    Manager manager({});
+    auto served = add(manager, {memory.region()}, {.fault_around = 1});
+    CHECK(memory.right(2));
+    REQUIRE(sys::madvise(memory.at(2), page(), MADV_DONTNEED) == 0);
+    CHECK(memory.zero(2));
+    CHECK(count(*served, Count::dropped) == 1);
+    CHECK(served->target.residency().missing() == 3);
+    close(manager, *served, Missing::fill);
+    CHECK(memory.zero(2));
+    CHECK(memory.right(3));
+  }
+
+  TEST_CASE("a fill supplies everything, with one filler and with two") {
+    for (const size_t fillers : {1, 2}) {
+      const Memory memory(1000);
+      Manager manager({.handlers = 1, .fillers = fillers, .cpus = {}});
+      auto served = add(manager, {memory.region()});
+      manager.fill(*served);
+      manager.fill(*served);  // again, while it is under way
+      wait(*served);
+      CHECK(count(*served, Count::pages) == 1000);
+      CHECK(count(*served, Count::faults) == 0);
+      CHECK(memory.all_right());
+    }
+  }
+
+  TEST_CASE("a fill and touches meet, and every byte is right") {
+    const Memory memory(2000);
+    Manager manager({.handlers = 1, .fillers = 2, .cpus = {}});
+    auto served = add(manager, {memory.region()});
+    manager.fill(*served);
+    CHECK(touch_all({&memory}, 4, 2000) == 0);
+    wait(*served);
+    CHECK(count(*served, Count::pages) == 2000);
+  }
+
+  TEST_CASE("two targets fill in turn") {
+    const Memory one(500, 1), two(500, 2);
+    Manager manager({});
+    auto first = add(manager, {one.region()}), second = add(manager, {two.region()});
+    manager.fill(*first);
+    manager.fill(*second);
+    wait(*first);
+    wait(*second);
+    CHECK(one.all_right());
+    CHECK(two.all_right());
+  }
+
+  TEST_CASE("a fill pool passes over a target that has nothing missing") {
+    const Memory memory(3);
+    EndQueue ends;
+    const std::optional<Cpu> places[2];
+    FillPool pool(places, ends);
+    CHECK(pool.threads() == 2);
+    auto served = hand_served(memory, nullptr, 2);
+    served->target.residency().mark(0, 3);
+    pool.start(*served);
+    {
+      std::unique_lock lock(served->mutex);
+      served->changed.wait(lock, [&] { return served->tried_all; });
+    }
+    pool.remove(*served);
+    pool.remove(*served);  // not there any more
+    served->target.uffd().close();
+    CHECK(memory.zero(0));
+  }
+
+  TEST_CASE("a fill pool tells the ender once, when the last page is settled") {
+    const Memory memory(300);
+    EndQueue ends;
+    const std::optional<Cpu> places[2];
+    FillPool pool(places, ends);
+    auto served = hand_served(memory, nullptr, 2);
+    pool.start(*served);
+    const auto entries = ends.pop_all();
+    REQUIRE(entries.size() == 1);
+    CHECK(entries[0].request == EndRequest::settled);
+    CHECK(served->target.residency().missing() == 0);
+    pool.remove(*served);
+    ends.shut();
+    CHECK(ends.pop_all().empty());
+    CHECK(memory.all_right());
+  }
+
+  // When remove() returns no filler touches the target any more.
+  TEST_CASE("a target is removed while it fills") {
+    const Memory memory(1000);
+    EndQueue ends;
+    const std::optional<Cpu> places[2];
+    FillPool pool(places, ends);
+    auto gate = std::make_shared<GatedSource>(memory.source());
+    auto served = hand_served(memory, gate, 2);
+    pool.start(*served);
+    until([&] { return gate->asked() == 2; });
+    std::atomic<bool> opened{false}, removed{false};
+    std::thread remover([&] {
+      pool.remove(*served);
+      removed = true;
+      CHECK(opened);
+    });
+    opened = true;
+    gate->open();
+    remover.join();
+    const uint64_t missing = served->target.residency().missing();
+    CHECK(missing == 1000 - 2 * 64);  // one chunk of 256 KiB each
+    served->target.uffd().close();
+    CHECK(memory.right(0));
+    CHECK(memory.zero(999));
+    CHECK(served->target.residency().missing() == missing);
+  }
+
+  // A user's fill() may come when the ender has let go of the target already. No filler may then
+  // take it up: it may be destroyed at any moment.
+  TEST_CASE("a fill that comes after the removal is not begun") {
+    const Memory memory(8), busy(8);
+    EndQueue ends;
+    const std::optional<Cpu> places[1];
+    FillPool pool(places, ends);
+    auto gate = std::make_shared<GatedSource>(busy.source());
+    auto first = hand_served(busy, gate, 1);
+    pool.start(*first);
+    until([&] { return gate->asked() == 1; });  // the only filler is held here
+    {
+      auto served = hand_served(memory, nullptr, 1);
+      pool.remove(*served);
+      pool.start(*served);
+    }
+    gate->open();
+    {
+      std::unique_lock lock(first->mutex);
+      first->changed.wait(lock, [&] { return first->tried_all; });
+    }
+    pool.remove(*first);
+    CHECK(busy.all_right());
+    CHECK(memory.zero(0));
+  }
+
+  TEST_CASE("fills that race with endings") {
+    Manager manager({.handlers = 1, .fillers = 2, .cpus = {}});
+    for (int round = 0; round < 100; ++round) {
+      const Memory memory(200);
+      auto served = add(manager, {memory.region()}, {.verify = false});
+      std::latch start{2};
+      std::thread filler([&] {
+        start.arrive_and_wait();
+        for (int i = 0; i < 20; ++i) manager.fill(*served);
+      });
+      start.arrive_and_wait();
+      manager.discard(*served);
+      filler.join();
+      CHECK(served->stage == Stage::ended);
+    }
+  }
+
+  TEST_CASE("bad options are refused and register nothing") {
+    const Memory memory(2);
+    Manager manager({});
+    Userfaultfd uffd = open_uffd();
+    CHECK_THROWS_WITH_AS(manager.add(uffd, {memory.region()}, {.fault_around = 0}),
+                         doctest::Contains("fault_around is 0"), std::invalid_argument);
+    CHECK_THROWS_AS(manager.add(uffd, {}, {}), std::invalid_argument);
+    CHECK_THROWS_AS(manager.add(uffd, {memory.region(), memory.region()}, {}),
+                    std::invalid_argument);
+    CHECK(uffd.is_open());
+    Userfaultfd sigbus = open_uffd(UFFD_FEATURE_SIGBUS);
+    CHECK_THROWS_WITH_AS(manager.add(sigbus, {memory.region()}, {}), doctest::Contains("SIGBUS"),
+                         std::invalid_argument);
+    Userfaultfd events = open_uffd(UFFD_FEATURE_EVENT_REMOVE);
+    CHECK_THROWS_WITH_AS(manager.add(events, {memory.region()}, {}),
+                         doctest::Contains("EVENT_REMOVE"), UnsupportedError);
+    CHECK_THROWS_AS(Manager({.handlers = 0, .fillers = 1, .cpus = {}}), std::invalid_argument);
+    CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 0, .cpus = {}}), std::invalid_argument);
+    CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 1, .cpus = {CPU_SETSIZE}}),
+                    std::invalid_argument);
+    const Range range{memory.at(0), 2 * page()};
+    CHECK(any_registered(0, std::span(&range, 1)) == false);
+    auto served = manager.add(uffd, {memory.region()}, {});
+    CHECK(memory.all_right());
+    wait(*served);
+  }
+
+  // A fault that somebody has read is told to nobody else: whoever serves next wakes all regions
+  // first, and the threads fault again.
+  TEST_CASE("a fault that was read before the manager came is served") {
+    const Memory memory(4);
+    Userfaultfd uffd = open_uffd();
+    uint64_t ioctls = 0;
+    REQUIRE(uffd.register_range(memory.at(0), 4 * page(), UFFDIO_REGISTER_MODE_MISSING, &ioctls) ==
+            0);
+    Toucher read(memory.at(1)), queued(memory.at(3));
+    until([&] { return sleepers(uffd) == 2; });
+    uffd_msg message;
+    REQUIRE(uffd.read(std::span(&message, 1)) == 1);
+    Manager manager({});
+    auto served = manager.add(uffd, {memory.region()}, {.fault_around = 1, .registered = true});
+    CHECK(read.join() != 0);
+    CHECK(queued.join() != 0);
+    CHECK(memory.all_right());
+    wait(*served);
+  }
+
+  TEST_CASE("a region may be shorter than its window") {
+    const Memory memory(3);
+    Manager manager({});
+    auto served = add(manager, {memory.region()}, {.fault_around = 64});
+    CHECK(memory.right(1));
+    wait(*served);
+    CHECK(count(*served, Count::copies) == 1);
+  }
+}
+
+}  // namespace uffd::test

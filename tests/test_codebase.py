@@ -1,0 +1,149 @@
+"""Static checks of the tree, as tests: rules that no compiler checks."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyuffd
+from pyuffd import _core
+
+ROOT = Path(__file__).resolve().parent.parent
+SUFFIXES = {".py", ".pyi", ".cpp", ".hpp", ".toml", ".json", ".txt", ".md", ".sh", ".in", ""}
+GENERATED = {
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+}
+
+
+def files() -> list[Path]:
+    found = []
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        generated = any(part in GENERATED or part.endswith(".egg-info") or part.startswith("results") for part in parts)
+        if path.is_file() and not generated and path.suffix in SUFFIXES:
+            found.append(path)
+    return found
+
+
+def tool(name: str) -> str:
+    """The one beside this Python, else the one on the path."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed (pip install -e .[dev])")
+    return found
+
+
+def check(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff() -> None:
+    check(tool("ruff"), "check", ".")
+
+
+def test_ruff_format() -> None:
+    check(tool("ruff"), "format", "--check", ".")
+
+
+def test_mypy() -> None:
+    check(tool("mypy"))
+
+
+def test_clang_format() -> None:
+    sources = [str(path) for path in files() if path.suffix in (".cpp", ".hpp")]
+    check(tool("clang-format"), "--dry-run", "--Werror", *sources)
+
+
+@pytest.mark.parametrize(("required", "failed"), [("0", 0), ("1", 1)])
+def test_a_skip_fails_where_everything_is_required(tmp_path: Path, required: str, failed: int) -> None:
+    for name in ("conftest.py", "ci_lacks.txt"):
+        shutil.copy(ROOT / "tests" / name, tmp_path)
+    (tmp_path / "test_skips.py").write_text(
+        "import pytest\n"
+        "def test_listed() -> None:\n    pytest.skip('no hugetlb pages can be reserved (sysctl vm.nr_hugepages)')\n"
+        "def test_unlisted() -> None:\n    pytest.skip('no reason')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYUFFD_REQUIRE": required, "PYTHONPATH": str(Path(pyuffd.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"{2 - failed} skipped" in done.stdout, done.stdout + done.stderr
+    assert ("1 failed" in done.stdout) == bool(failed)
+
+
+def test_the_version_is_one() -> None:
+    assert _core.__version__ == pyuffd.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", pyuffd.__version__)
+
+
+def test_no_file_names_a_place_of_this_machine() -> None:
+    for path in files():
+        text = path.read_text(errors="replace")
+        assert str(ROOT) not in text, path
+        assert str(Path.home()) + "/" not in text, path
+
+
+@pytest.mark.parametrize("layer", ["csrc/engine", "csrc/workload"])
+def test_no_python_below_the_bindings(layer: str) -> None:
+    for path in (ROOT / layer).rglob("*.?pp"):
+        assert not re.search(r"#include\s*[<\"](pybind11|Python\.h|bindings/)", path.read_text()), path
+
+
+LAYERS = ["linux", "target", "source", "serve", "ending"]
+
+
+def test_dependencies_go_one_way() -> None:
+    """linux -> source -> target -> ending -> serve; nothing of the engine knows the workload or the bindings."""
+    order = ["linux", "source", "target", "ending", "serve"]
+    for path in (ROOT / "csrc" / "engine").rglob("*.?pp"):
+        own = order.index(path.parent.name)
+        for included in re.findall(r'#include "(.*?)"', path.read_text()):
+            room, layer = included.split("/")[:2]
+            assert room == "engine", (path, included)
+            assert order.index(layer) <= own, (path, included)
+
+
+def test_every_header_is_guarded_and_every_source_is_built() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    for path in (ROOT / "csrc").rglob("*.hpp"):
+        assert "#pragma once" in path.read_text(), path
+    for path in [*(ROOT / "csrc").rglob("*.cpp"), *(ROOT / "tests" / "native").glob("*.cpp")]:
+        assert str(path.relative_to(ROOT)) in cmake, path
+
+
+def test_every_name_of_the_package_is_exported() -> None:
+    public = {name for name in vars(pyuffd) if not name.startswith("_") and name != "annotations"}
+    assert public <= set(pyuffd.__all__) | {"handoff"}
+    for name in pyuffd.__all__:
+        assert getattr(pyuffd, name) is not None
+
+
+def test_the_stubs_name_what_the_modules_have() -> None:
+    from pyuffd import _workload
+
+    for module, stub in ((_core, "_core.pyi"), (_workload, "_workload.pyi")):
+        text = (ROOT / "pyuffd" / stub).read_text()
+        names = set(re.findall(r"^(?:def|class) (\w+)", text, re.MULTILINE))
+        names |= set(re.findall(r"^(\w+): ", text, re.MULTILINE))
+        names -= {"_Probe"}
+        built = {name for name in dir(module) if not name.startswith("__")} | {"__version__"} & names
+        assert {name for name in names if not name.startswith("_Counts")} <= built | {"_raise_system_error"}
+        assert built - names == set(), module

@@ -1,0 +1,428 @@
+"""Letting go: each ending, each policy for missing pages, what the report says, and keep-open."""
+
+import os
+import socket
+import threading
+import time
+from typing import Any, Literal
+
+import pytest
+from faulting import PAGE, Child, Managed, readable, run_child, sleepers, until
+
+import pyuffd
+
+pytestmark = pytest.mark.requires_full_userfaultfd
+
+ENDINGS: list[Literal["auto", "early-close", "unregister"]] = ["auto", "early-close", "unregister"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_complete_target(ending: Any) -> None:
+    memory = Managed(pages=10)
+    before = time.monotonic()
+    with memory.serve(ending=ending) as target:
+        memory.touch()
+        assert target.wait(20, progress=False)
+        report = target.close()
+        after = time.monotonic()
+        assert target.close("zero") is report  # the stored one
+    assert report.missing_pages == 0
+    assert report.regions == 1
+    assert report.verified is True
+    assert report.poisoned == ()
+    assert report.seconds is not None
+    assert report.began is not None
+    assert 0 < report.seconds < 10
+    assert before <= report.began <= after
+    if ending == "auto":
+        assert "release generation" in report.reason
+    else:
+        assert (report.ending, report.reason) == (ending, "asked for")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("missing", ["raise", "fill", "zero", "poison"])
+@pytest.mark.requires_poison
+def test_missing_pages(ending: Any, missing: Any) -> None:
+    memory = Managed(pages=20)
+    target = memory.serve(ending=ending, fault_around=1)
+    memory.touch(0, 8)
+    if missing == "raise":
+        with pytest.raises(pyuffd.MissingPagesError, match="12 pages of 20 are missing"):
+            target.close(missing)
+        memory.touch(8, 2)
+        assert not target.ended
+        missing = "fill"
+    report = target.close(missing)
+    assert target.ended
+    assert report.verified is True
+    assert report.missing_pages == (12 if missing == "zero" else 0)
+    assert [memory.state(page) for page in range(8)] == ["right"] * 8
+    if missing == "poison":
+        assert report.poisoned == ((memory.at(8), 12 * PAGE),)
+        assert not any(readable(memory.at(page)) for page in range(8, 20))
+        assert target.stats().poisoned == 12
+    else:
+        expected = {"fill": "right", "zero": "zero"}[missing]
+        assert memory.states()[8:] == [expected] * 12
+
+
+@pytest.mark.requires_poison
+def test_touching_a_poisoned_page_is_sigbus_after_the_ending_too() -> None:
+    code = """
+memory = Managed(pages=4)
+target = memory.serve(fault_around=1)
+memory.touch(0, 1)
+report = target.close("poison")
+assert report.verified and report.ending in ("early-close", "unregister"), report
+tell(memory.state(0))
+faulthandler.disable()
+memory.mapping.array[2 * PAGE]
+tell("survived")
+"""
+    assert run_child(code, expected=-7) == "right"
+
+
+# A source whose bytes come when gate.copy() says so, and the functions on the stack of the main thread.
+SLOW_SOURCE = """
+memory, slow = Managed(pages=10), Managed(pages=10)
+gate = pyuffd.Userfaultfd()
+gate.register(slow.start, slow.length)
+source = pyuffd.MemorySource(slow.mapping.array)
+def open_gate():
+    gate.copy(slow.start, np.frombuffer(slow.data, np.uint8).ctypes.data, slow.length)
+def main_is_in(name):
+    frame = sys._current_frames()[threading.main_thread().ident]
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+"""
+
+
+@pytest.mark.parametrize("ending", ["early-close", "unregister"])
+@pytest.mark.parametrize("missing", ["zero", pytest.param("poison", marks=pytest.mark.requires_poison)])
+def test_close_while_threads_wait(missing: str, ending: str) -> None:
+    code = """
+missing, ending = sys.argv[1:]
+uffd = pyuffd.Userfaultfd()
+fd = uffd.fileno()
+target = pyuffd.serve(uffd, [memory.region(source=source)], ending=ending, fault_around=1)
+toucher = memory.toucher(0, 8, threads=4, verified=False)
+until(lambda: sleepers(fd) == 4 and gate.waiting()[1] == 1)  # the handler itself waits for its source
+def let_go():
+    until(lambda: main_is_in("close"))
+    if missing == "zero":
+        open_gate()
+thread = threading.Thread(target=let_go)
+thread.start()
+faulthandler.disable()
+report = target.close(missing)
+thread.join()
+toucher.join()
+tell([report.verified, report.missing_pages >= 2, set(memory.states()) <= {"zero", "right"}])
+"""
+    if missing == "zero":
+        assert run_child(SLOW_SOURCE + code, missing, ending) == [True, True, True]
+    else:
+        run_child(SLOW_SOURCE + code, missing, ending, expected=-7)  # they get SIGBUS
+
+
+def test_another_descriptor_keeps_it_alive_and_the_report_says_so() -> None:
+    for ending, verified in (("early-close", False), ("unregister", True), ("auto", True)):
+        memory = Managed(pages=3)
+        uffd = pyuffd.Userfaultfd()
+        twin = os.dup(uffd.fileno())
+        try:
+            with pyuffd.serve(uffd, [memory.region()], ending=ending) as target:  # type: ignore[arg-type]
+                report = target.close("fill")
+            assert report.verified is verified
+            if ending == "auto":
+                assert report.ending == "unregister"
+                assert "another descriptor holds" in report.reason
+        finally:
+            os.close(twin)
+
+
+def test_auto_chooses_the_early_close_where_it_is_safe() -> None:
+    memory = Managed(pages=3)
+    with memory.serve() as target:
+        report = target.close("fill")
+    found = pyuffd.probe()
+    assert f"Linux {found.kernel}" in report.reason
+    assert found.release_generation in report.reason
+    assert report.ending == ("early-close" if found.release_generation == "retry" else "unregister")
+
+
+@pytest.mark.requires_root
+def test_auto_unregisters_where_descriptors_may_not_be_compared() -> None:
+    """A manager of another user: it may look neither at the target's descriptors nor at its smaps."""
+    manager = """
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    become_nobody()
+    got = pyuffd.handoff.receive(sock, pyuffd.MemorySource(random_bytes(10 * PAGE)))
+with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
+    report = target.close("fill")
+tell([report.ending, report.reason, report.verified, report.missing_pages])
+"""
+    memory = Managed(pages=10)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Child(manager, theirs.fileno(), sockets=[theirs]) as child:
+        pyuffd.handoff.send(ours, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
+        ending, reason, verified, missing_pages = child.hear()
+        child.finish()
+    assert (ending, verified, missing_pages) == ("unregister", None, 0)
+    if pyuffd.probe().release_generation == "retry":
+        assert "may not be compared" in reason
+    assert memory.states() == ["right"] * 10
+
+
+def test_nobody_looks_where_nobody_is_asked_to() -> None:
+    memory = Managed(pages=3)
+    with memory.serve(verify=False) as target:
+        assert target.close("fill").verified is None
+
+
+def test_keep_open_serves_on() -> None:
+    memory = Managed(pages=10)
+    target = memory.serve(ending="keep-open", fault_around=1)
+    memory.touch(0, 2)
+    report = target.close()
+    assert (report.ending, report.seconds, report.began, report.verified) == ("keep-open", None, None, None)
+    assert report.missing_pages == 8
+    memory.touch(2, 2)
+    assert target.close("zero").missing_pages == 6
+    assert not target.ended
+    target.fill()
+    assert target.wait(20, progress=False)  # nothing is missing, though it has not ended
+    assert not target.ended
+    uffd = target.stop()
+    assert repr(target) == "<pyuffd.Target stopped, 0 of 10 pages missing>"
+    uffd.close()
+    assert memory.states() == ["right"] * 10
+
+
+@pytest.mark.requires_poison
+def test_keep_open_may_be_filled_or_poisoned() -> None:
+    memory = Managed(pages=10)
+    target = memory.serve(ending="keep-open", fault_around=1)
+    memory.touch(0, 2)
+    report = target.close("poison")
+    assert (report.ending, report.missing_pages) == ("keep-open", 0)
+    assert report.poisoned == ((memory.at(2), 8 * PAGE),)
+    target.stop().close()
+
+
+def test_stop_hands_the_userfaultfd_to_whoever_serves_next() -> None:
+    memory = Managed(pages=30)
+    first = memory.serve(ending="keep-open", fault_around=1)
+    memory.touch(0, 5)
+    uffd = first.stop()
+    assert not uffd.closed
+    assert uffd.registered_by_sender
+    toucher = memory.toucher(20, 1)
+    until(lambda: sleepers(uffd.fileno()) == 1)
+    with pyuffd.serve(uffd, [memory.region()], ending="early-close", fault_around=1) as second:
+        assert toucher.join().wrong_pages == 0
+        report = second.close("fill")
+    assert report.verified is True
+    assert memory.states() == ["right"] * 30
+    assert second.stats().eexist >= 5  # what the first installed
+
+
+def test_use_after_stop() -> None:
+    memory = Managed(pages=3)
+    target = memory.serve(ending="keep-open")
+    with target.stop():
+        with pytest.raises(RuntimeError, match="not served any more"):
+            target.stop()
+        with pytest.raises(RuntimeError, match="stopped"):
+            target.fill()
+        with pytest.raises(RuntimeError, match="stopped"):
+            target.close("fill")
+        with pytest.raises(RuntimeError, match="stopped"):
+            target.wait(1, progress=False)
+        assert target.missing_pages == 3
+
+
+def test_a_stop_meets_whoever_waits() -> None:
+    memory = Managed(pages=3)
+    target = memory.serve(ending="keep-open")
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            target.wait(20, progress=False)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    target.stop().close()
+    waiter.join()
+    assert len(errors) == 1
+    assert "stopped" in errors[0]
+
+
+def test_stop_is_for_keep_open() -> None:
+    memory = Managed(pages=3)
+    with memory.serve() as target, pytest.raises(RuntimeError, match="keep-open"):
+        target.stop()
+
+
+def test_leaving_the_block_of_a_closed_keep_open_target_does_nothing() -> None:
+    memory = Managed(pages=10)
+    with memory.serve(ending="keep-open", fault_around=1) as target:
+        target.close()
+    assert target.missing_pages == 10
+    target.stop().close()
+
+
+def test_leaving_the_block_fills_after_an_exception_too() -> None:
+    memory = Managed(pages=10)
+    with pytest.raises(ZeroDivisionError), memory.serve():
+        _ = 1 / 0
+    assert memory.states() == ["right"] * 10
+
+
+def test_close_twice_and_use_after_close() -> None:
+    memory = Managed(pages=4)
+    with memory.serve() as target:
+        report = target.close("fill")
+        assert target.close() is report
+        assert target.close("poison") is report
+        target.fill()
+        assert target.wait(0, progress=False)
+        assert target.stats().pages == 4
+        with pytest.raises(RuntimeError, match="keep-open"):
+            target.stop()
+        target.discard()
+
+
+def test_discard_lets_go_whatever_is_missing() -> None:
+    memory = Managed(pages=10)
+    target = memory.serve()
+    target.discard()
+    assert target.ended
+    report = target.close()
+    assert (report.ending, report.missing_pages, report.verified) == ("early-close", 10, None)
+    target.discard()
+    assert memory.states() == ["zero"] * 10
+
+
+def test_a_target_that_is_collected_unclosed_warns_and_fills() -> None:
+    memory = Managed(pages=10)
+    target = memory.serve()
+    with pytest.warns(ResourceWarning, match=r"was never closed; its 10 missing pages are filled now"):
+        del target
+    assert memory.states() == ["right"] * 10
+
+
+def test_a_target_in_a_cycle_warns_and_fills_too() -> None:
+    code = """
+class Node: pass
+memory = Managed(pages=10)
+def leave():
+    node = Node()
+    node.itself, node.target = node, memory.serve()
+leave()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    gc.collect()
+tell([[str(warning.category.__name__) for warning in caught], memory.states().count("right")])
+"""
+    assert run_child(code) == [["ResourceWarning"], 10]
+
+
+def test_a_target_that_had_ended_is_collected_in_silence() -> None:
+    memory = Managed(pages=3)
+    target = memory.serve()
+    memory.touch()
+    assert target.wait(20, progress=False)
+    del target
+
+
+def test_a_manager_that_is_collected_unclosed_fills() -> None:
+    memory = Managed(pages=10)
+    manager = pyuffd.Manager()
+    manager.add(pyuffd.Userfaultfd(), [memory.region()])
+    with pytest.warns(ResourceWarning, match="10 missing pages"):
+        del manager
+    assert memory.states() == ["right"] * 10
+
+
+def test_memory_that_is_unmapped_while_it_is_served() -> None:
+    memory = Managed(pages=50)
+    with memory.serve() as target:
+        memory.touch(0, 20)
+        memory.mapping.close()
+        report = target.close("fill")
+    assert report.missing_pages == 0
+    assert target.stats().enoent > 0
+
+
+def test_interrupted_wait_serves_on() -> None:
+    code = """
+target = memory.serve(fault_around=1)
+def interrupt():
+    until(lambda: main_is_in("wait"))
+    memory.touch(0, 1)  # served meanwhile
+    os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+thread.start()
+try:
+    target.wait(progress=False)
+except KeyboardInterrupt:
+    tell("interrupted")
+thread.join()
+assert not target.ended
+memory.touch(5, 1)  # served on
+target.close("fill")
+tell(memory.states().count("right"))
+"""
+    assert run_child(SLOW_SOURCE + code) == ["interrupted", 10]
+
+
+def test_interrupted_close_fills_on() -> None:
+    code = """
+target = pyuffd.serve(pyuffd.Userfaultfd(), [memory.region(source=source)])
+def interrupt():
+    until(lambda: gate.waiting()[1] == 1 and main_is_in("close"))  # the filler waits for the source
+    os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+thread.start()
+try:
+    target.close("fill")
+except KeyboardInterrupt:
+    tell("interrupted")
+thread.join()
+assert not target.ended
+open_gate()
+report = target.close("fill")
+tell([report.missing_pages, memory.mapping.array.tobytes() == slow.data])
+"""
+    assert run_child(SLOW_SOURCE + code) == ["interrupted", [0, True]]
+
+
+@pytest.mark.parametrize("missing", ["fill", "poison", "zero"])
+@pytest.mark.requires_poison
+def test_a_process_that_died_is_gone(missing: Any) -> None:
+    code = """
+memory = Managed(pages=64)
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
+hear()
+"""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Child(code, theirs.fileno(), sockets=[theirs]) as child:
+        twin = Managed(pages=64)
+        got = pyuffd.handoff.receive(ours, twin.source)
+        with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
+            child.signal(9)
+            child.finish(-9)
+            report = target.close(missing)
+        assert target.ended
+        assert report.missing_pages == 64
+        assert report.seconds is not None
+        if missing != "zero":
+            assert "gone" in report.reason
+            assert report.verified is None

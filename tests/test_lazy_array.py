@@ -1,0 +1,266 @@
+"""Arrays whose pages arrive when they are touched."""
+
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulting import PAGE, no_descriptor_leaks, open_descriptors, random_bytes, run_child, until
+
+import pyuffd
+
+
+def touch_in_thread(array: Any) -> bytes:
+    """The bytes of the array; numpy's copy holds the GIL, which no part of the fault path needs."""
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(array.tobytes()))
+    thread.start()
+    thread.join()
+    return got[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("u1", (3 * PAGE,)),
+        ("u1", 3 * PAGE + 5),
+        ("<f8", (7, 1000)),
+        (">i4", (5, 3, 1000)),
+        ("c16", (1000,)),
+        ("S7", (2000,)),
+        ([("a", "u1"), ("b", "<f4")], (3000,)),
+        ("?", (PAGE, 2)),
+        ("M8[ns]", (2048,)),
+    ],
+    ids=str,
+)
+def test_dtypes_and_shapes(dtype: Any, shape: Any) -> None:
+    expected_shape = (shape,) if isinstance(shape, int) else shape
+    length = np.dtype(dtype).itemsize * int(np.prod(expected_shape))
+    image = random_bytes(length)
+    array = pyuffd.lazy_array(pyuffd.MemorySource(image), dtype, shape)
+    assert array.shape == expected_shape
+    assert array.dtype == np.dtype(dtype)
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert touch_in_thread(array) == image
+    target = pyuffd.target_of(array)
+    assert target.wait(20, progress=False)
+    assert target.close().missing_pages == 0
+
+
+@pytest.mark.parametrize(("shape", "length"), [((), 8), (3, 24), ((0,), 0), ((5, 0, 2), 0), (1, 8)])
+def test_arrays_shorter_than_a_page_are_read_at_once(shape: Any, length: int) -> None:
+    image = random_bytes(64)
+    array = pyuffd.lazy_array(pyuffd.MemorySource(image), "<i8", shape)
+    assert array.shape == ((shape,) if isinstance(shape, int) else shape)
+    assert array.tobytes() == image[:length]
+    with pytest.raises(ValueError, match="has no target"):
+        pyuffd.target_of(array)
+
+
+def test_the_tail_is_there_and_the_rest_comes_when_touched() -> None:
+    image = random_bytes(4 * PAGE + 100)
+    array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+    target = pyuffd.target_of(array)
+    assert target.pages == target.missing_pages == 4
+    assert array[4 * PAGE :].tobytes() == image[4 * PAGE :]
+    assert target.missing_pages == 4
+    array[0] = 99
+    assert touch_in_thread(array)[1:] == image[1:]
+    assert array[0] == 99
+
+
+def test_a_file(tmp_path: Path) -> None:
+    image = random_bytes(50 * PAGE + 17)
+    path = tmp_path / "image"
+    path.write_bytes(image)
+    array = pyuffd.lazy_array(pyuffd.FileSource(path), "u1", (len(image),))
+    path.unlink()  # it was opened once
+    pyuffd.target_of(array).fill()
+    assert pyuffd.target_of(array).wait(20, progress=False)
+    assert array.tobytes() == image
+
+
+def test_zeros() -> None:
+    array = pyuffd.lazy_array(pyuffd.ZeroSource(), "f8", (1 << 14,))
+    assert not array.any()
+    array += 1
+    assert array.sum() == 1 << 14
+
+
+def test_target_of_views_and_of_others() -> None:
+    array = pyuffd.lazy_array(pyuffd.ZeroSource(), "f8", (100, 100))
+    target = pyuffd.target_of(array)
+    for view in (array[3:7], array.T, array.ravel(), array.view("u1"), array[::2, 1], array.reshape(50, 200)):
+        assert pyuffd.target_of(view) is target
+    for other in (np.zeros(5), array.copy(), "text", None):
+        with pytest.raises(ValueError, match="has no target"):
+            pyuffd.target_of(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "message"),
+    [
+        ("O", 10, "holds Python objects"),
+        ([("a", "O")], 10, "holds Python objects"),
+        ("u1", 2 * PAGE + 1, "its source has 8192" if PAGE == 4096 else "its source has"),
+        ("f8", (PAGE, PAGE), "its source has"),
+        ("u1", -1, "length is -1"),
+    ],
+)
+def test_bad_input(dtype: Any, shape: Any, message: str) -> None:
+    source = pyuffd.MemorySource(bytes(2 * PAGE))
+    with no_descriptor_leaks(), pytest.raises(ValueError, match=message):
+        pyuffd.lazy_array(source, dtype, shape)
+    with pytest.raises(TypeError):
+        pyuffd.lazy_array(source, "no such type", 1)
+
+
+def test_collection_discards_in_silence() -> None:
+    pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", PAGE)  # the manager of all lazy arrays is there now
+    before = open_descriptors()
+    for _ in range(5):
+        array = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 100 * PAGE)
+        array[7] = 1
+        view = array[3:]
+        del array
+        assert view[4] == 1  # a view keeps it
+        assert pyuffd.target_of(view).missing_pages > 0
+        del view
+    assert open_descriptors() == before
+
+
+def test_a_lazy_array_in_a_cycle_is_discarded_in_silence() -> None:
+    class Node:
+        pass
+
+    pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", PAGE)
+    before = open_descriptors()
+    for with_target in (False, True):
+        node: Any = Node()
+        node.itself = node
+        node.array = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 100 * PAGE)
+        if with_target:
+            node.target = pyuffd.target_of(node.array)
+        del node
+        gc.collect()
+        assert open_descriptors() == before
+
+
+def test_a_target_outlives_its_array() -> None:
+    array = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 10 * PAGE)
+    target = pyuffd.target_of(array)
+    del array
+    assert target.ended
+    assert target.close().missing_pages == 10
+
+
+def test_many_arrays_at_once() -> None:
+    images = [random_bytes(5 * PAGE, seed) for seed in range(30)]
+    arrays = [pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image)) for image in images]
+    assert [touch_in_thread(array) for array in arrays] == images
+
+
+@pytest.mark.requires_full_userfaultfd
+def test_kernel_accesses_to_missing_pages(tmp_path: Path) -> None:
+    """readinto, write(2) and a pipe reach into pages that nobody has touched."""
+    code = """
+image = random_bytes(20 * PAGE)
+array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+path = sys.argv[1]
+with open(path, "wb", buffering=0) as file:
+    wrote = file.write(memoryview(array)[PAGE : 9 * PAGE])
+with open(path, "rb", buffering=0) as file:
+    right = file.read() == image[PAGE : 9 * PAGE]
+    file.seek(0)
+    into = file.readinto(memoryview(array)[12 * PAGE : 14 * PAGE])
+tell([wrote, right, into, array[12 * PAGE : 14 * PAGE].tobytes() == image[PAGE : 3 * PAGE]])
+"""
+    assert run_child(code, tmp_path / "file") == [8 * PAGE, True, 2 * PAGE, True]
+
+
+def test_a_fork_child_has_no_half_of_it() -> None:
+    """Until it is complete its memory is not inherited: a segmentation fault, not a zero."""
+    code = """
+warnings.simplefilter("ignore")  # fork of a process with threads
+image = random_bytes(10 * PAGE)
+array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+array[0]
+def in_child(action):
+    pid = os.fork()
+    if pid == 0:
+        faulthandler.disable()
+        os._exit(action())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+tell(in_child(lambda: int(array[0])))
+assert array.tobytes() == image  # the parent's goes on
+assert pyuffd.target_of(array).wait(20, progress=False)
+tell(in_child(lambda: 0 if array.tobytes() == image else 1))
+def new_one():
+    lazy = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+    return 0 if lazy.tobytes() == image else 1
+tell(in_child(new_one))
+half = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+def collected():
+    global half
+    del half
+    gc.collect()
+    return 0
+tell(in_child(collected))
+tell(half.tobytes() == image)
+"""
+    assert run_child(code) == [-11, 0, 0, 0, True]
+
+
+def test_exit_with_a_lazy_array(tmp_path: Path) -> None:
+    """Nobody can touch it after the exit, so it is not filled: that could take more memory than there is."""
+    code = """
+path = sys.argv[1]
+with open(path, "wb") as file:
+    file.truncate(1 << 30)
+array = pyuffd.lazy_array(pyuffd.FileSource(path), "u1", 1 << 30)
+assert array[12345] == 0
+pyuffd._target._fill_at_exit()
+tell(pyuffd.target_of(array).missing_pages > 1000)
+tell(int(array[-1]))  # served to the very end
+"""
+    assert run_child(code, tmp_path / "sparse") == [True, 0]
+
+
+def test_memory_grows_only_with_what_is_touched() -> None:
+    code = """
+def rss():
+    return int(open("/proc/self/statm").read().split()[1]) * PAGE
+array = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 1 << 20)
+before = rss()
+image = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 1 << 32)  # 2**20 pages
+image[:: 1 << 24].sum()
+tell(rss() - before)
+pyuffd.target_of(image).discard()
+"""
+    touched = 256 * 16 * PAGE  # at most a window each
+    assert run_child(code) < touched + (1 << 20) // 4 + (16 << 20)
+
+
+def test_threads_touch_one_array() -> None:
+    image = random_bytes(200 * PAGE)
+    array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+    got: list[bytes] = []
+    threads = [threading.Thread(target=lambda: got.append(array.tobytes())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [image] * 4
+    until(lambda: pyuffd.target_of(array).ended)
+
+
+def test_the_process_needs_no_more_descriptors_than_arrays() -> None:
+    first = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", PAGE * 4)
+    before = len(open_descriptors())
+    arrays = [pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", PAGE * 4) for _ in range(10)]
+    assert len(open_descriptors()) == before + 10
+    del arrays, first

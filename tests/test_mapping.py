@@ -1,0 +1,113 @@
+"""Mapping: owned ranges of memory, and the arrays that view them."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulting import PAGE
+
+import pyuffd
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "memfd"])
+@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+def test_kinds(kind: Any, shared: bool) -> None:
+    with pyuffd.Mapping(3 * PAGE - 5, kind, shared) as mapping:
+        assert mapping.length == 3 * PAGE
+        assert mapping.page_size == PAGE
+        assert mapping.address % PAGE == 0
+        assert not mapping.array.any()
+        line = next(
+            line
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if int(line.split("-")[0], 16) <= mapping.address < int(line.split("-")[1].split()[0], 16)
+        )
+        assert line.split()[1] == ("rw-s" if shared else "rw-p")
+        assert ("pyuffd" in line) == (kind == "memfd")
+        assert f"address={mapping.address:#x} length={3 * PAGE} page_size={PAGE}" in repr(mapping)
+    assert mapping.closed
+
+
+@pytest.mark.requires_hugetlb
+@pytest.mark.usefixtures("huge_pages")
+def test_hugetlb() -> None:
+    huge = pyuffd.probe().hugetlb_page_size
+    with pyuffd.Mapping(huge + 1, "hugetlb") as mapping:
+        assert mapping.page_size == huge
+        assert mapping.length == 2 * huge
+
+
+def test_no_huge_pages() -> None:
+    if not pyuffd.probe().hugetlb_page_size:
+        pytest.skip("this kernel has no hugetlb pages")
+    with pytest.raises(OSError, match=r"reserve 1048576 pages with the sysctl vm.nr_hugepages"):
+        pyuffd.Mapping(pyuffd.probe().hugetlb_page_size << 20, "hugetlb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0,), ValueError, "greater than 0"),
+        ((-5,), ValueError, "length is -5"),
+        ((1 << 64,), ValueError, "length is"),
+        ((1 << 63,), ValueError, "too large"),
+        ((1 << 60,), OSError, "cannot map"),
+        ((PAGE, "file"), ValueError, "kind is 'file'; it must be 'anonymous', 'memfd' or 'hugetlb'"),
+        (("4096",), TypeError, "incompatible"),
+        ((1.5,), TypeError, "incompatible"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        pyuffd.Mapping(*arguments)
+
+
+def test_an_array_is_a_view_that_keeps_the_memory() -> None:
+    mapping = pyuffd.Mapping(2 * PAGE)
+    first, second = mapping.array, mapping.array
+    assert first.dtype == np.uint8
+    assert first.shape == (2 * PAGE,)
+    assert first.flags.writeable
+    first[7] = 9
+    assert second[7] == 9
+    part = first[5:10]
+    with pytest.raises(BufferError, match="2 arrays still view this mapping"):
+        mapping.close()
+    del first, second
+    with pytest.raises(BufferError, match="1 arrays"):  # the slice keeps its base
+        mapping.close()
+    assert not mapping.closed
+    assert part[2] == 9
+    del part
+    mapping.close()
+    mapping.close()
+
+
+def test_an_array_outlives_the_handle() -> None:
+    array = pyuffd.Mapping(PAGE).array
+    gc.collect()
+    array[:] = 3
+    assert array.sum() == 3 * PAGE
+
+
+def test_leaving_the_block_with_a_view_alive_is_an_error() -> None:
+    mapping = pyuffd.Mapping(PAGE)
+    array = mapping.array
+    with pytest.raises(BufferError), mapping:
+        pass
+    del array
+    mapping.close()
+
+
+def test_use_after_close() -> None:
+    mapping = pyuffd.Mapping(PAGE)
+    mapping.close()
+    assert repr(mapping) == "<pyuffd.Mapping closed>"
+    for name in ("address", "length", "page_size", "array"):
+        with pytest.raises(ValueError, match="this mapping is closed"):
+            getattr(mapping, name)
+    with mapping:
+        pass

@@ -1,0 +1,91 @@
+"""Every way to build and install works from a clean tree, with build isolation."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_SECONDS = 400
+
+pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS + 50)
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources alone, as a fresh clone has them."""
+    tree = tmp_path_factory.mktemp("clone") / "pyuffd"
+    ignored = shutil.ignore_patterns("*.so", "build", "dist", "__pycache__", "*.egg-info", ".venv", ".git", "results*")
+    shutil.copytree(ROOT, tree, ignore=ignored)
+    return tree
+
+
+def make_venv(path: Path) -> Path:
+    venv.create(path, with_pip=True)
+    return path / "bin" / "python"
+
+
+def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
+    dist = tmp_path / "dist"
+    # Makes the sdist, then the wheel from that sdist.
+    run(sys.executable, "-m", "build", "--outdir", dist, cwd=tree)
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
+        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+    assert {"csrc/engine/serve/handler.cpp", "bench/run", "tests/run", "CMakeLists.txt", "LICENSE"} <= names
+    assert not [name for name in names if name.endswith(".so")]
+
+    python = make_venv(tmp_path / "venv")
+    run(python, "-m", "pip", "install", "-q", next(dist.glob("*.whl")), cwd=tmp_path)
+    listed = run(
+        python, "-c", "import pyuffd, pathlib; print(*pathlib.Path(pyuffd.__file__).parent.iterdir())", cwd=tmp_path
+    )
+    for name in ("py.typed", "_core.pyi", "_core.", "_workload."):
+        assert name in listed
+    assert "release generation" in run(python, "-c", "import pyuffd; print(pyuffd.probe())", cwd=tmp_path)
+
+
+def test_install_twice(tree: Path, tmp_path: Path) -> None:
+    """The second install meets the build directory of the first, whose isolated tools are gone.
+
+    That `pip install -e .` works is how these tests come to run.
+    """
+    python = make_venv(tmp_path / "venv")
+    for _ in range(2):
+        run(python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", ".", cwd=tree)
+    run(python, "-m", "pip", "install", "-q", "numpy", "tqdm", cwd=tree)
+    assert str(tmp_path) in run(python, "-c", "import pyuffd; print(pyuffd.__file__)", cwd=tmp_path)
+
+
+def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tree / "pyuffd", bare / "pyuffd", ignore=shutil.ignore_patterns("*.so"))
+    done = subprocess.run(
+        [sys.executable, "-c", "import pyuffd"],
+        cwd=bare,
+        env={**os.environ, "PYTHONPATH": str(bare)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "pip install ." in done.stderr
