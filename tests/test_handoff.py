@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulting import PAGE, Child, Managed, no_descriptor_leaks, run_child
+from faulting import PAGE, Child, Managed, no_descriptor_leaks, run_child, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -326,7 +326,7 @@ memory.toucher(memory.pages - 1, 1).join()
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid, fault_around=1) as target:
             assert child.hear() == 0
             child.finish(-7)
-            assert target.stats().poisoned == 1
+            until(lambda: target.stats().poisoned == 1)  # counted after the wake
 
 
 def test_event_features_of_a_sender_are_refused(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -190,6 +190,7 @@ TEST_SUITE("ending") {
     CHECK(!open.verified);
     CHECK(open.missing_pages == 29);
     CHECK(memory.right(1));
+    until([&] { return served->target.residency().missing() == 28; });  // marked after the wake
     CHECK(close(manager, *served, Missing::zero).missing_pages == 28);
     Userfaultfd uffd = manager.stop(*served);
     CHECK(uffd.is_open());

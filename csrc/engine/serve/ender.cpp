@@ -3,6 +3,13 @@
 #include "engine/serve/fork_safety.hpp"
 
 namespace uffd {
+namespace {
+
+// A child that is just being forked holds every userfaultfd of this process until it has closed
+// them, or exec has: what is not released is looked at again for so long.
+constexpr uint64_t kForkWindowNs = 100'000'000;
+
+}  // namespace
 
 Ender::Ender(EndQueue& ends, FillPool& fillers) : ends_(ends), fillers_(fillers) {
   thread_ = start_thread("uffd-ender", std::nullopt, [this] { run(); });
@@ -82,8 +89,17 @@ void Ender::let_go_of(ServedTarget& served, const Choice& choice, bool look) {
   release_local_memory(served);
   report.missing_pages = missing;
   report.poisoned = served.target.poisoned();
-  if (look) report.verified = verify_released(served.target);
+  if (look) report.verified = verify(served.target);
   publish(served, Stage::ended, std::move(report));
+}
+
+std::optional<bool> Ender::verify(const Target& target) {
+  const uint64_t give_up = sys::monotonic_ns() + kForkWindowNs;
+  for (;;) {
+    const std::optional<bool> released = verify_released(target);
+    if (released != false || sys::monotonic_ns() > give_up) return released;
+    ends_.pause();
+  }
 }
 
 void Ender::detach(ServedTarget& served) {

@@ -23,6 +23,7 @@ class Ender {
   void stop(ServedTarget& served);
   void end(ServedTarget& served);
   void let_go_of(ServedTarget& served, const Choice& choice, bool look);
+  std::optional<bool> verify(const Target& target);
   void detach(ServedTarget& served);
   static void release_local_memory(ServedTarget& served);
   static void publish(ServedTarget& served, Stage stage, std::optional<EndingReport> report);
