@@ -97,10 +97,11 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   targets_.push_back(served);
   served->handler = &least_busy_handler();
   served->target.take(std::move(uffd));
-  served->handler->add(*served);
   // What somebody else has read is told to nobody again: its threads wake up and fault once more.
+  // Before it is served, since it may have ended right afterwards.
   const uint64_t start = table.all().front().range.start;
   served->target.uffd().wake(start, table.all().back().range.end() - start);
+  served->handler->add(*served);
   return served;
 }
 
