@@ -47,11 +47,12 @@ def open_descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir() if entry.exists() or entry.is_symlink()}
 
 
-def thread_names() -> list[str]:
-    names = []
+def named_threads() -> dict[str, str]:
+    """The threads of this process: their names by their ids."""
+    names = {}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            names.append((task / "comm").read_text().strip())
+            names[task.name] = (task / "comm").read_text().strip()
     return names
 
 
@@ -244,3 +245,19 @@ def no_descriptor_leaks() -> Iterator[None]:
     before = open_descriptors()
     yield
     assert open_descriptors() == before
+
+
+# A source whose bytes come when gate.copy() says so, and the functions on the stack of the main thread.
+SLOW_SOURCE = """
+memory, slow = Managed(pages=10), Managed(pages=10)
+gate = pyuffd.Userfaultfd()
+gate.register(slow.start, slow.length)
+source = pyuffd.MemorySource(slow.mapping.array)
+def open_gate():
+    gate.copy(slow.start, np.frombuffer(slow.data, np.uint8).ctypes.data, slow.length)
+def main_is_in(name):
+    frame = sys._current_frames()[threading.main_thread().ident]
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+"""

@@ -7,7 +7,7 @@ import time
 from typing import Any, Literal
 
 import pytest
-from faulting import PAGE, Child, Managed, readable, run_child, sleepers, until
+from faulting import PAGE, SLOW_SOURCE, Child, Managed, readable, run_child, sleepers, until
 
 import pyuffd
 
@@ -81,22 +81,6 @@ memory.mapping.array[2 * PAGE]
 tell("survived")
 """
     assert run_child(code, expected=-7) == "right"
-
-
-# A source whose bytes come when gate.copy() says so, and the functions on the stack of the main thread.
-SLOW_SOURCE = """
-memory, slow = Managed(pages=10), Managed(pages=10)
-gate = pyuffd.Userfaultfd()
-gate.register(slow.start, slow.length)
-source = pyuffd.MemorySource(slow.mapping.array)
-def open_gate():
-    gate.copy(slow.start, np.frombuffer(slow.data, np.uint8).ctypes.data, slow.length)
-def main_is_in(name):
-    frame = sys._current_frames()[threading.main_thread().ident]
-    while frame is not None and frame.f_code.co_name != name:
-        frame = frame.f_back
-    return frame is not None
-"""
 
 
 @pytest.mark.parametrize("ending", ["early-close", "unregister"])

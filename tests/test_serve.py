@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed, open_descriptors, random_bytes, sleepers, thread_names, until
+from faulting import (
+    PAGE,
+    SLOW_SOURCE,
+    Managed,
+    named_threads,
+    open_descriptors,
+    random_bytes,
+    run_child,
+    sleepers,
+    until,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -184,6 +194,24 @@ def test_a_fault_that_was_read_before_the_manager_came_is_served() -> None:
         assert toucher.join().wrong_pages == 0
 
 
+def test_a_page_that_another_installed_wakes_its_toucher() -> None:
+    """COPY wakes only on success: whoever meets EEXIST has to wake, or the toucher sleeps for ever."""
+    code = """
+uffd = pyuffd.Userfaultfd()
+twin = pyuffd.Userfaultfd.adopt(os.dup(uffd.fileno()))
+target = pyuffd.serve(uffd, [memory.region(source=source)], fault_around=1)
+toucher = memory.toucher(3, 1)
+until(lambda: twin.waiting() == (0, 1) and gate.waiting()[1] == 1)  # the handler's COPY waits for its source
+twin.copy(memory.at(3), np.frombuffer(memory.data, np.uint8).ctypes.data + 3 * PAGE, PAGE, wake=False)
+open_gate()
+tell(toucher.join().wrong_pages)
+twin.close()
+target.close("fill")
+tell(target.stats().eexist)
+"""
+    assert run_child(SLOW_SOURCE + code) == [0, 1]
+
+
 def test_wait_without_touches_times_out() -> None:
     memory = Managed(pages=3)
     with memory.serve() as target:
@@ -249,27 +277,31 @@ def test_zero_source_is_served_by_zeropage() -> None:
 
 def test_handlers_and_fillers_are_held_to_cpus() -> None:
     cpu = min(os.sched_getaffinity(0))
-    memory = Managed(pages=2)
-    before = {task.name for task in Path("/proc/self/task").iterdir()}
-    with memory.serve(cpus=[cpu], fillers=2):
-        held = {}
-        for task in Path("/proc/self/task").iterdir():
-            name = (task / "comm").read_text().strip()
-            if name.startswith(("uffd-handle", "uffd-fill")) and task.name not in before:
-                status = (task / "status").read_text()
-                held[name] = status.split("Cpus_allowed_list:")[1].split()[0]
-    assert held == {"uffd-handle-0": str(cpu), "uffd-fill-0": str(cpu), "uffd-fill-1": str(cpu)}
+    before = set(named_threads())
+
+    def held() -> dict[str, str]:
+        """The CPUs of the new threads, by the names that they give themselves."""
+        return {
+            name: Path(f"/proc/self/task/{task}/status").read_text().split("Cpus_allowed_list:")[1].split()[0]
+            for task, name in named_threads().items()
+            if task not in before and name.startswith(("uffd-handle", "uffd-fill"))
+        }
+
+    expected = {"uffd-handle-0": str(cpu), "uffd-fill-0": str(cpu), "uffd-fill-1": str(cpu)}
+    with Managed(pages=2).serve(cpus=[cpu], fillers=2):
+        until(lambda: held() == expected)
 
 
 def test_nothing_is_left_behind() -> None:
     memory = Managed(pages=4)
-    before, threads = open_descriptors(), sorted(thread_names())
+    before = open_descriptors()
+    threads = set(named_threads())
     for _ in range(3):
         with memory.serve() as target:
             target.close("fill")
         _workload.release_pages(memory.start, memory.length)
     assert open_descriptors() == before
-    until(lambda: sorted(thread_names()) == threads, "the end of the manager's threads")
+    until(lambda: not set(named_threads()) - threads, "the end of the manager's threads")
 
 
 def test_a_target_says_what_it_is() -> None:

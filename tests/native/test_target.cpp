@@ -93,6 +93,26 @@ TEST_SUITE("target") {
     CHECK(unregister_and_wake(hand.target.uffd(), {memory.at(0) + 1, page()}) == -EINVAL);
   }
 
+  // UNREGISTER itself wakes nobody who waits for a write-protect fault, so here the WAKE is all.
+  TEST_CASE("unregister and wake frees whom UNREGISTER leaves asleep") {
+    if (!(offered_features() & UFFD_FEATURE_PAGEFAULT_FLAG_WP)) {
+      MESSAGE("skipped: this kernel has no write-protect faults");
+      return;
+    }
+    const Mapping memory(page(), MemoryKind::anonymous, false);
+    auto* word = reinterpret_cast<std::atomic<uint64_t>*>(memory.address());
+    *word = 1;
+    const Userfaultfd uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+    uint64_t ioctls = 0;
+    REQUIRE(uffd.register_range(memory.address(), page(), UFFDIO_REGISTER_MODE_WP, &ioctls) == 0);
+    REQUIRE(uffd.writeprotect(memory.address(), page(), UFFDIO_WRITEPROTECT_MODE_WP) == 0);
+    std::thread writer([&] { *word = 2; });
+    until([&] { return sleepers(uffd) == 1; });
+    CHECK(unregister_and_wake(uffd, {memory.address(), page()}) == 0);
+    writer.join();
+    CHECK(*word == 2);
+  }
+
   TEST_CASE("a source in managed memory is refused, both ways, and only while it is managed") {
     const Memory managed(4), other(4);
     const auto source_in = [](const Memory& memory, uint64_t from, uint64_t bytes) {
