@@ -80,7 +80,7 @@ def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(tree / "pyuffd", bare / "pyuffd", ignore=shutil.ignore_patterns("*.so"))
     done = subprocess.run(
-        [sys.executable, "-c", "import pyuffd"],
+        [sys.executable, "-S", "-c", "import pyuffd"],  # no site: an editable install would lend its extension
         cwd=bare,
         env={**os.environ, "PYTHONPATH": str(bare)},
         capture_output=True,
