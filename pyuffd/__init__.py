@@ -32,7 +32,9 @@ from pyuffd._core import (
 from pyuffd._flags import FaultFlag, Feature, RegisterMode
 from pyuffd._lazy import lazy_array, target_of
 from pyuffd._manager import Manager, serve
+from pyuffd._memory_kinds import MemoryKind
 from pyuffd._probe import Probe, probe
+from pyuffd._release import LostWakes, Release
 from pyuffd._target import EndingReport, Stats, Target
 from pyuffd._version import __version__
 
@@ -42,13 +44,16 @@ __all__ = [
     "FaultFlag",
     "Feature",
     "FileSource",
+    "LostWakes",
     "Manager",
     "Mapping",
+    "MemoryKind",
     "MemorySource",
     "MissingPagesError",
     "Probe",
     "Region",
     "RegisterMode",
+    "Release",
     "RemapEvent",
     "RemoveEvent",
     "Source",

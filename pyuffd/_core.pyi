@@ -19,7 +19,6 @@ class MissingPagesError(RuntimeError):
 
 class _Probe(TypedDict):
     kernel: str
-    release_generation: str
     page_size: int
     hugetlb_page_size: int
     device: int
@@ -28,7 +27,29 @@ class _Probe(TypedDict):
     unprivileged_userfaultfd: int
     features: int
 
+class _Release(TypedDict):
+    generation: str
+    by_experiment: bool
+    rounds: int
+    minor_faults: int
+    lost_wakes: tuple[int, int] | None
+
+class _ReleaseFinding(TypedDict):
+    generation: str | None
+    reason: str
+    rounds: int
+    minor_faults: int
+    seconds: float
+    lost_wakes: tuple[int, int] | None
+
 def probe() -> _Probe: ...
+def release() -> _Release:
+    """What is known of this kernel: no experiment."""
+
+def release_experiment(lost_wake_seconds: float) -> _ReleaseFinding:
+    """Find it out, and keep it for this boot."""
+
+def release_by_version() -> str: ...
 def page_size() -> int: ...
 def feature_names(features: int) -> str: ...
 def latency_bounds() -> list[int]: ...
@@ -315,6 +336,8 @@ class EndingReport:
     def regions(self) -> int: ...
     @property
     def missing_pages(self) -> int: ...
+    @property
+    def absent_pages(self) -> int: ...
     @property
     def verified(self) -> bool | None: ...
     @property

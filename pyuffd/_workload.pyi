@@ -1,7 +1,7 @@
 """The measuring side: threads that touch pages and time every access, and the floors."""
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Literal, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,36 @@ def read_floor(fd: int, destination: int, length: int, *, chunk: int) -> int: ..
 def native_touch(address: int, length: int, page_size: int) -> int: ...
 def release_pages(address: int, length: int) -> None: ...
 def warm(length: int) -> None: ...
+
+class _CloseRace(TypedDict):
+    closes: int
+    raced: int
+    accesses: int
+    sigbus: int
+    wrong: int
+    lost: int
+    elapsed_ns: int
+
+def race_closes(
+    *,
+    threads: int,
+    pages: int,
+    kind: Literal["anonymous", "memfd", "hugetlb"] = "anonymous",
+    shared: bool = False,
+    thp: bool = False,
+    write: bool = False,
+    complete: bool = True,
+    closes: int,
+    seconds: float = 60.0,
+) -> _CloseRace: ...
+def count_lost_wakes(
+    release: Literal["unregister", "unregister-and-wake", "close"],
+    *,
+    threads: int = 4,
+    pages: int = 64,
+    rounds: int,
+    seconds: float = 60.0,
+) -> tuple[int, int]: ...
 
 @final
 class Touches:

@@ -1,16 +1,20 @@
 #include "bindings/common.hpp"
-#include "engine/ending/release_generation.hpp"
+#include "engine/ending/known_release.hpp"
 #include "engine/linux/mapping.hpp"
 #include "engine/linux/userfaultfd.hpp"
 
 namespace uffd::bindings {
 namespace {
 
+py::object lost_wakes_to_python(const std::optional<LostWakes>& counted) {
+  if (!counted) return py::none();
+  return py::make_tuple(counted->rounds, counted->lost);
+}
+
 py::dict probe() {
   const OpenAttempts attempts = try_opening();
   py::dict found;
   found["kernel"] = kernel_release();
-  found["release_generation"] = name(running_release_generation());
   found["page_size"] = sys::page_size();
   found["hugetlb_page_size"] = hugetlb_page_size();
   found["device"] = attempts.device;
@@ -21,10 +25,44 @@ py::dict probe() {
   return found;
 }
 
+py::dict release() {
+  const KnownRelease known = known_release();
+  py::dict found;
+  found["generation"] = name(known.generation);
+  found["by_experiment"] = known.by_experiment;
+  found["rounds"] = known.rounds;
+  found["minor_faults"] = known.minor_faults;
+  found["lost_wakes"] = lost_wakes_to_python(known.lost_wakes);
+  return found;
+}
+
+py::dict release_experiment(double lost_wake_seconds) {
+  const std::chrono::milliseconds limit(static_cast<int64_t>(lost_wake_seconds * 1e3));
+  const auto [finding, lost_wakes] = without_gil([limit] {
+    const ReleaseFinding release = probe_release();
+    const auto counted = probe_lost_wakes(limit);
+    remember_release(release, counted);
+    return std::pair(release, counted);
+  });
+  py::dict found;
+  found["generation"] =
+      finding.generation ? py::object(py::str(name(*finding.generation))) : py::none();
+  found["reason"] = finding.reason;
+  found["rounds"] = finding.rounds;
+  found["minor_faults"] = finding.minor_faults;
+  found["seconds"] = finding.seconds;
+  found["lost_wakes"] = lost_wakes_to_python(lost_wakes);
+  return found;
+}
+
 }  // namespace
 
 void bind_probe(py::module_& m) {
   m.def("probe", &probe);
+  m.def("release", &release, "What is known of this kernel: no experiment.");
+  m.def("release_experiment", &release_experiment, py::arg("lost_wake_seconds"),
+        "Find it out, and keep it for this boot.");
+  m.def("release_by_version", [] { return name(release_generation(kernel_release())); });
   m.def("page_size", &sys::page_size);
   m.def("feature_names", &feature_names);
 }

@@ -29,6 +29,7 @@ void bind_toucher(py::module_& m);
 void bind_bystanders(py::module_& m);
 void bind_floors(py::module_& m);
 void bind_floor_server(py::module_& m);
+void bind_races(py::module_& m);
 
 using WithoutGil = py::call_guard<py::gil_scoped_release>;
 using PyRanges = std::vector<std::pair<uint64_t, uint64_t>>;  // (start, length)

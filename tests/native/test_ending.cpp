@@ -3,6 +3,7 @@
 
 #include <random>
 
+#include "engine/ending/release_probe.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -445,6 +446,34 @@ TEST_SUITE("ending") {
     CHECK(!mapped_in_child());
     close(manager, *served, Missing::fill);
     CHECK(mapped_in_child());
+  }
+
+  // The child that it forks makes threads, which ThreadSanitizer permits after a fork of one thread
+  // only.
+  TEST_CASE("the release experiment decides, or says why not") {
+    const ReleaseFinding found = probe_release();
+    CAPTURE(found.reason);
+    CHECK(found.generation.has_value() == found.reason.empty());
+    CHECK(found.seconds < 6);
+    if (found.generation) {
+      CHECK(found.rounds >= 3);
+      CHECK((found.minor_faults >= 1000) == (*found.generation == ReleaseGeneration::nopage));
+    }
+  }
+
+  TEST_CASE("UNREGISTER and WAKE loses nobody") {
+    LostWakePlan plan;
+    plan.rounds = 200;
+    plan.limit = std::chrono::milliseconds(3000);
+    plan.release = Release::unregister_and_wake;
+    const LostWakes counted = count_lost_wakes(plan);
+    CHECK(counted.rounds > 0);
+    CHECK(counted.lost == 0);
+    plan.release = Release::close;
+    CHECK(count_lost_wakes(plan).lost == 0);
+    // Whatever bare UNREGISTER loses here is found and woken: this returns.
+    plan.release = Release::unregister;
+    CHECK(count_lost_wakes(plan).rounds > 0);
   }
 }
 

@@ -1,9 +1,12 @@
 #include <sys/eventfd.h>
 
+#include "engine/linux/child.hpp"
 #include "engine/linux/fork_closed_fd.hpp"
 #include "engine/linux/holders.hpp"
 #include "engine/linux/message.hpp"
+#include "engine/linux/sigbus.hpp"
 #include "engine/linux/smaps.hpp"
+#include "engine/linux/task_state.hpp"
 #include "engine/linux/thread.hpp"
 #include "support.hpp"
 
@@ -252,6 +255,55 @@ TEST_SUITE("linux") {
     wake.drain();
     CHECK(!readable());
     wake.drain();
+  }
+
+  TEST_CASE("a child's output and end are told") {
+    using End = ChildOutcome::End;
+    const std::chrono::milliseconds limit(5000), short_limit(200);
+    const auto says = [](int fd, const char* text) { (void)!::write(fd, text, std::strlen(text)); };
+    const auto well = run_in_child(limit, [&](int fd) { says(fd, "well"); });
+    CHECK(well.end == End::exited);
+    CHECK(well.code == 0);
+    CHECK(well.output == "well");
+    const auto thrown = run_in_child(limit, [](int) { throw std::runtime_error("no luck"); });
+    CHECK(thrown.code == 1);
+    CHECK(thrown.output == "no luck");
+    const auto killed = run_in_child(limit, [](int) { ::raise(SIGKILL); });
+    CHECK(killed.end == End::signalled);
+    CHECK(killed.code == SIGKILL);
+    const auto hung = run_in_child(short_limit, [&](int fd) {
+      says(fd, "before");
+      for (;;) ::pause();
+    });
+    CHECK(hung.end == End::timed_out);
+    CHECK(hung.output == "before");
+    CHECK(text(hung, limit) == "hung for 5 s");
+  }
+
+  TEST_CASE("SIGBUS is survived, and the disposition comes back") {
+    const int outcome = in_child([] {
+      const Mapping memory(page(), MemoryKind::memfd, true);
+      struct sigaction before, after;
+      ::sigaction(SIGBUS, nullptr, &before);
+      {
+        const SigbusCatcher catcher;
+        const Fd empty(::memfd_create("empty", MFD_CLOEXEC));
+        void* beyond = ::mmap(nullptr, page(), PROT_READ, MAP_SHARED, empty.get(), 0);
+        for (int i = 0; i < 3; ++i) {
+          if (survives([&] { (void)*static_cast<volatile char*>(beyond); })) return 1;
+          if (!survives([&] { (void)*reinterpret_cast<volatile char*>(memory.address()); }))
+            return 2;
+        }
+      }
+      ::sigaction(SIGBUS, nullptr, &after);
+      return before.sa_handler == after.sa_handler ? 0 : 3;
+    });
+    CHECK(outcome == 0);
+  }
+
+  TEST_CASE("a thread's state is told") {
+    CHECK(task_state(static_cast<pid_t>(::syscall(SYS_gettid))) == 'R');
+    CHECK(task_state(0) == '?');
   }
 }
 

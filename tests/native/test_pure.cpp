@@ -1,6 +1,6 @@
 // What depends on no kernel: the version table, the histogram, the decoding of messages, the retry
 // queue.
-#include "engine/ending/release_generation.hpp"
+#include "engine/ending/known_release.hpp"
 #include "engine/linux/error.hpp"
 #include "engine/linux/message.hpp"
 #include "engine/serve/latency_histogram.hpp"
@@ -39,7 +39,7 @@ TEST_SUITE("pure") {
       CAPTURE(release);
       CHECK(std::string(name(release_generation(release))) == name(generation));
     }
-    CHECK(std::string(name(running_release_generation())) ==
+    CHECK(std::string(name(known_release().generation)) ==
           name(release_generation(kernel_release())));
   }
 

@@ -3,6 +3,7 @@
 
 #include "support.hpp"
 #include "workload/access_log.hpp"
+#include "workload/close_race.hpp"
 #include "workload/floor.hpp"
 #include "workload/floor_server.hpp"
 #include "workload/toucher.hpp"
@@ -112,6 +113,30 @@ TEST_SUITE("workload") {
     CHECK(memory.all_right());
     CHECK(unregister_and_close(uffd.leave_open(), table.ranges()) > 0);
     CHECK_THROWS_AS(close_fd(-1), SystemError);
+  }
+
+  TEST_CASE("closes race with touchers, and every byte is looked at") {
+    workload::CloseRacePlan plan;
+    plan.threads = 3;
+    plan.pages = 4;
+    plan.closes = 50;
+    for (const bool complete : {true, false}) {
+      for (const bool write : {true, false}) {
+        plan.complete = complete;
+        plan.write = write;
+        const auto result = workload::race_closes(plan);
+        CHECK(result.closes == 50);
+        CHECK(result.accesses == 50 * 3 * 4);
+        CHECK(result.raced > 0);
+        CHECK(result.wrong == 0);
+        CHECK(result.lost == 0);
+      }
+    }
+    plan.kind = MemoryKind::memfd;
+    plan.shared = true;
+    CHECK(workload::race_closes(plan).wrong == 0);
+    plan.threads = 65;
+    CHECK_THROWS_AS(workload::race_closes(plan), std::invalid_argument);
   }
 }
 

@@ -1,6 +1,6 @@
 #include "engine/ending/ending.hpp"
 
-#include "engine/ending/release_generation.hpp"
+#include "engine/ending/known_release.hpp"
 #include "engine/linux/holders.hpp"
 #include "engine/linux/smaps.hpp"
 
@@ -22,9 +22,11 @@ const char* name(Ending ending) noexcept {
 
 Choice choose_ending(Ending asked, const Target& target) {
   if (asked != Ending::automatic) return {asked, "asked for"};
-  const ReleaseGeneration generation = running_release_generation();
-  const std::string kernel =
-      "Linux " + kernel_release() + " is of release generation " + name(generation);
+  const KnownRelease known = known_release();
+  const ReleaseGeneration generation = known.generation;
+  const std::string kernel = "Linux " + kernel_release() + " is of release generation " +
+                             name(generation) +
+                             (known.by_experiment ? " (by experiment)" : " (by its version)");
   if (generation == ReleaseGeneration::sigbus) {
     return {Ending::unregister, kernel + ": a fault that meets an early close gets SIGBUS"};
   }
@@ -63,6 +65,10 @@ EndingReport let_go(Target& target, const Choice& choice) {
   report.began = static_cast<double>(began) * 1e-9;
   report.seconds = static_cast<double>(ended - began) * 1e-9;
   return report;
+}
+
+bool is_registered(const Target& target) {
+  return any_registered(target.pid(), target.regions().ranges()).value_or(true);
 }
 
 std::optional<bool> verify_released(const Target& target) {

@@ -30,6 +30,7 @@ struct EndingReport {
   uint64_t regions = 0;
   uint64_t missing_pages =
       0;  // never supplied: they read as zeros from now on, or sleep under keep_open
+  uint64_t absent_pages = 0;     // not in registered memory when they were to be installed
   std::optional<bool> verified;  // whether smaps shows no registered region any more
   std::vector<Range> poisoned;   // could not be supplied: touching them gives SIGBUS
 };
@@ -45,6 +46,9 @@ Choice choose_ending(Ending asked, const Target& target);
 
 // Closes the userfaultfd in that way and returns the report without its verdict.
 EndingReport let_go(Target& target, const Choice& choice);
+
+// Whether any region is registered, as smaps shows; true where it may not be read.
+bool is_registered(const Target& target);
 
 // Whether the target is really released: another holder's reference would keep it registered. Empty
 // where its smaps may not be read.

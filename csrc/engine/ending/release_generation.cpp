@@ -32,10 +32,6 @@ ReleaseGeneration release_generation(const std::string& kernel_release) noexcept
   return version >= Version{4, 14, 0} ? ReleaseGeneration::nopage : ReleaseGeneration::sigbus;
 }
 
-ReleaseGeneration running_release_generation() noexcept {
-  return release_generation(kernel_release());
-}
-
 const char* name(ReleaseGeneration generation) noexcept {
   switch (generation) {
     case ReleaseGeneration::sigbus:
@@ -46,6 +42,14 @@ const char* name(ReleaseGeneration generation) noexcept {
       return "retry";
   }
   return "";
+}
+
+std::optional<ReleaseGeneration> generation_named(std::string_view wanted) noexcept {
+  for (const auto generation :
+       {ReleaseGeneration::sigbus, ReleaseGeneration::nopage, ReleaseGeneration::retry}) {
+    if (wanted == name(generation)) return generation;
+  }
+  return std::nullopt;
 }
 
 std::string kernel_release() {

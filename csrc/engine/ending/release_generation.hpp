@@ -1,7 +1,9 @@
 // What a kernel does when a fault meets a released userfaultfd.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 
 namespace uffd {
 
@@ -11,11 +13,11 @@ namespace uffd {
 enum class ReleaseGeneration { sigbus, nopage, retry };
 
 // By the version table alone: an unlisted backport counts as nopage, which costs time and nothing
-// else.
+// else; a version that cannot be read counts as sigbus.
 ReleaseGeneration release_generation(const std::string& kernel_release) noexcept;
-ReleaseGeneration running_release_generation() noexcept;
 
 const char* name(ReleaseGeneration generation) noexcept;
+std::optional<ReleaseGeneration> generation_named(std::string_view name) noexcept;
 
 // As uname -r prints it.
 std::string kernel_release();

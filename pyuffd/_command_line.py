@@ -1,0 +1,60 @@
+"""The console command ``pyuffd``."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pyuffd._flags import Feature
+from pyuffd._probe import Probe, probe
+from pyuffd._version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0 where something can be served, 1 where nothing can."""
+    options = _parser().parse_args(arguments)
+    found = _probed(options.fresh)
+    print(json.dumps(as_json(found), indent=2) if options.json else found)
+    return 0 if found.usable else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pyuffd", description="Manage Linux page faults with userfaultfd.")
+    parser.add_argument("--version", action="version", version=f"pyuffd {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "probe",
+        help="what this kernel and this user may do, and what to change",
+        description="Tell what this kernel and this user may do with userfaultfd, and what to change. What the kernel "
+        "does when a userfaultfd is released is found by experiment once per boot, which takes some seconds.",
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--fresh", action="store_true", help="repeat the experiment")
+    return parser
+
+
+def _probed(fresh: bool) -> Probe:
+    found = probe()
+    if not found.usable or (found.release.found_by == "experiment" and not fresh):
+        return found
+    if sys.stderr.isatty():
+        print("finding out by experiment what this kernel does (some seconds)", file=sys.stderr)
+    return probe(fresh=True)
+
+
+def as_json(found: Probe) -> dict[str, Any]:
+    """Give what was found in types of JSON: features by name, and refusals by the name of their errno."""
+    return asdict(found) | {
+        "features": [str(feature.name) for feature in Feature if feature in found.features],
+        "usable": found.usable,
+        "full": found.full,
+        "advice": found.advice,
+        **{way: _refusal(getattr(found, way)) for way in ("device", "syscall", "user_mode_only")},
+    }
+
+
+def _refusal(error: int) -> str | None:
+    return os.strerror(error) if error else None
