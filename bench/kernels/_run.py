@@ -1,0 +1,84 @@
+"""Runs the laboratory's program, on a kernel of its own or on this one, and reads what it prints."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._archive import write_initramfs
+from ._missing import EMULATOR
+
+# More than all experiments together may take; what a guest printed before it was stopped is kept.
+_TIME_LIMIT = 300.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one kernel did.
+
+    Attributes:
+        name: The generation, or ``"host"``.
+        kernel: As ``uname -r`` prints it.
+        records: One of each experiment that ended, in order.
+        complete: Whether the program came to its end; a kernel that hangs does not.
+        console: Everything that was printed.
+    """
+
+    name: str
+    kernel: str
+    records: Sequence[dict[str, Any]]
+    complete: bool
+    console: str
+
+
+def run_on_host(program: Path) -> Run:
+    """Run it on this kernel."""
+    return _parsed("host", _output_of([str(program)]))
+
+
+def run_in_guest(generation: str, image: Path, program: Path) -> Run:
+    """Boot the kernel with it as /init. TCG serves counts and behaviour, never timings."""
+    with tempfile.TemporaryDirectory() as folder:
+        initramfs = Path(folder, "initramfs.cpio")
+        write_initramfs(initramfs, program)
+        command = [
+            EMULATOR,
+            *("-accel", "tcg,thread=multi", "-smp", "2", "-m", "1G", "-cpu", "max"),
+            *("-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"),
+            *("-kernel", str(image), "-initrd", str(initramfs)),
+            *("-append", "console=ttyS0 panic=-1 quiet"),
+        ]
+        return _parsed(generation, _output_of(command))
+
+
+def _output_of(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_TIME_LIMIT,
+            check=False,
+        )  # fmt: skip
+        output = done.stdout
+    except subprocess.TimeoutExpired as expired:
+        output = expired.stdout or b""
+    return output.decode(errors="replace")
+
+
+def _parsed(name: str, console: str) -> Run:
+    records, kernel, complete = [], "unknown", False
+    for line in console.splitlines():
+        start = line.find("{")
+        try:
+            record = json.loads(line[start:]) if start >= 0 else None
+        except ValueError:
+            continue  # the kernel's own lines
+        if not isinstance(record, dict):
+            continue
+        if "experiment" in record:
+            records.append(record)
+        elif "kernel" in record:
+            kernel = record["kernel"]
+        complete = complete or record.get("complete") is True
+    return Run(name, kernel, records, complete, console)

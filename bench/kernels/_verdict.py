@@ -1,0 +1,91 @@
+"""What an experiment's records say in a few words, and how serious that is."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Severity(IntEnum):
+    """How a kernel treats those who meet a release."""
+
+    CLEAN = 0
+    SPINS = 1
+    ERROR = 2
+    ASLEEP = 3
+    SIGBUS = 4
+    HANGS = 5
+    NOTHING = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A cell of the table."""
+
+    severity: Severity
+    text: str
+
+
+EXPERIMENTS = {
+    "release": "a fault meets a released userfaultfd",
+    "complete": "last COPY, then close at once, under readers",
+    "missing": "close with pages missing, under readers",
+    "missing-thp": "the same under writers of huge pages",
+    "unregister": "UNREGISTER alone, under readers",
+    "unregister-and-wake": "UNREGISTER and WAKE, under readers",
+    "close": "close alone, under readers",
+    "gup-populate": "close under MADV_POPULATE_WRITE",
+    "gup-mlock": "close under mlock",
+    "gup-readv": "close under process_vm_readv",
+}
+
+
+def verdict(experiment: str, records: Sequence[Record]) -> Verdict:
+    """Judge the records of one experiment on one kernel."""
+    if not records:
+        return Verdict(Severity.NOTHING, "no result")
+    ends = Counter(record["end"] for record in records)
+    if ends["hung"]:
+        return Verdict(Severity.HANGS, "hangs" if len(records) == 1 else f"hangs {ends['hung']} of {len(records)}")
+    failed = [record for record in records if "message" in record or record["end"] != "exited"]
+    if failed:
+        return Verdict(Severity.NOTHING, failed[0].get("message", "died"))
+    if experiment == "release":
+        return _released(records)
+    (record,) = records
+    if experiment.startswith("gup-"):
+        return Verdict(Severity.ERROR, record["error"]) if record["error"] else Verdict(Severity.CLEAN, "clean")
+    return _raced(record) if "closes" in record else _waked(record)
+
+
+def _released(records: Sequence[Record]) -> Verdict:
+    faults = Counter(record["fault"] for record in records)
+    of = f"of {len(records)}"
+    if faults["sigbus"]:
+        return Verdict(Severity.SIGBUS, f"SIGBUS {faults['sigbus']} {of}")
+    if faults["spun"]:
+        most = max(record["minor_faults"] for record in records)
+        return Verdict(Severity.SPINS, f"spins {faults['spun']} {of}, up to {most:,} faults")
+    if faults["slept"]:
+        return Verdict(Severity.CLEAN, f"sleeps {faults['slept']} {of}")
+    return Verdict(Severity.NOTHING, records[-1]["why"])
+
+
+def _raced(record: Record) -> Verdict:
+    of = f"of {record['closes']:,} closes"
+    if record["lost"]:
+        return Verdict(Severity.ASLEEP, f"{record['lost']} threads lost")
+    if record["sigbus"]:
+        return Verdict(Severity.SIGBUS, f"{record['sigbus']:,} SIGBUS in {record['closes']:,} closes")
+    if record["wrong"]:
+        return Verdict(Severity.ERROR, f"{record['wrong']:,} wrong pages in {record['closes']:,} closes")
+    return Verdict(Severity.CLEAN, f"clean, {record['raced']:,} {of} raced")
+
+
+def _waked(record: Record) -> Verdict:
+    if record["lost"]:
+        return Verdict(Severity.ASLEEP, f"{record['lost']:,} left asleep in {record['rounds']:,}")
+    return Verdict(Severity.CLEAN, f"clean, {record['rounds']:,}")

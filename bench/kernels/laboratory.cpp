@@ -1,0 +1,175 @@
+// The experiments with a kernel's release of a userfaultfd, each in a process of its own with a
+// time limit, as JSON lines. Linked statically: it is the only program of the laboratory's kernels,
+// and runs as well on a host.
+//
+// As /init it mounts what it needs and powers off when it is through.
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "engine/ending/lost_wake.hpp"
+#include "engine/ending/release_experiment.hpp"
+#include "engine/ending/release_generation.hpp"
+#include "engine/linux/child.hpp"
+#include "engine/linux/error.hpp"
+#include "workload/close_race.hpp"
+#include "workload/gup_close.hpp"
+
+namespace uffd {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr uint64_t kHeldBytes = uint64_t{192} << 20;
+constexpr uint64_t kFreshBytes = uint64_t{256} << 20;
+
+// A flat JSON object.
+class Fields {
+ public:
+  Fields& add(const char* name, uint64_t value) { return put(name, std::to_string(value)); }
+  Fields& add(const char* name, const std::string& text) {
+    std::string quoted = "\"";
+    for (const char c : text) quoted += c == '"' || c == '\\' || c < ' ' ? ' ' : c;
+    return put(name, quoted + "\"");
+  }
+  std::string text() const { return text_; }
+
+ private:
+  Fields& put(const char* name, const std::string& value) {
+    text_ += (text_.empty() ? "\"" : ", \"") + std::string(name) + "\": " + value;
+    return *this;
+  }
+
+  std::string text_;
+};
+
+struct Experiment {
+  const char* name;
+  milliseconds limit;
+  std::function<Fields()> run;
+};
+
+// The rounds are reported one by one, so that a hang hides none of those before it.
+Fields release_round() {
+  (void)run_release_round(kHeldBytes);  // warms up
+  const ReleaseRound round = run_release_round(kHeldBytes);
+  return Fields()
+      .add("fault", name(round.fault))
+      .add("why", round.why)
+      .add("minor_faults", round.minor_faults)
+      .add("fault_ns", round.fault_ns)
+      .add("close_ns", round.close_ns);
+}
+
+Fields race(bool complete, size_t threads, uint64_t pages, bool thp) {
+  workload::CloseRacePlan plan;
+  plan.threads = threads;
+  plan.pages = pages;
+  plan.complete = complete;
+  plan.thp = thp;
+  plan.write = thp;
+  plan.closes = 20000;
+  plan.limit = milliseconds(4000);
+  const auto result = workload::race_closes(plan);
+  return Fields()
+      .add("closes", result.closes)
+      .add("raced", result.raced)
+      .add("sigbus", result.sigbus)
+      .add("wrong", result.wrong)
+      .add("lost", result.lost);
+}
+
+Fields lost_wakes(Release release) {
+  LostWakePlan plan;
+  plan.release = release;
+  plan.limit = milliseconds(3000);
+  const LostWakes counted = count_lost_wakes(plan);
+  return Fields().add("rounds", counted.rounds).add("lost", counted.lost);
+}
+
+// The first of two warms up: its memory is slower, and the two may miss each other.
+Fields gup(workload::GupUser user) {
+  (void)workload::close_against_gup(user, kFreshBytes);
+  const auto result = workload::close_against_gup(user, kFreshBytes);
+  return Fields()
+      .add("error", result.error != 0 ? errno_text(result.error) : std::string())
+      .add("call_ns", result.call_ns)
+      .add("close_ns", result.close_ns);
+}
+
+std::vector<Experiment> experiments() {
+  using workload::GupUser;
+  std::vector<Experiment> all;
+  for (int round = 0; round < 5; ++round)
+    all.push_back({"release", milliseconds(15000), release_round});
+  const milliseconds race_limit(20000);
+  all.push_back({"complete", race_limit, [] { return race(true, 4, 2, false); }});
+  all.push_back({"missing", race_limit, [] { return race(false, 4, 16, false); }});
+  all.push_back({"missing-thp", race_limit, [] { return race(false, 2, 4, true); }});
+  const milliseconds wake_limit(10000);
+  all.push_back({"unregister", wake_limit, [] { return lost_wakes(Release::unregister); }});
+  all.push_back(
+      {"unregister-and-wake", wake_limit, [] { return lost_wakes(Release::unregister_and_wake); }});
+  all.push_back({"close", wake_limit, [] { return lost_wakes(Release::close); }});
+  const milliseconds gup_limit(6000);
+  all.push_back({"gup-populate", gup_limit, [] { return gup(GupUser::populate); }});
+  all.push_back({"gup-mlock", gup_limit, [] { return gup(GupUser::mlock); }});
+  all.push_back({"gup-readv", gup_limit, [] { return gup(GupUser::process_vm_readv); }});
+  return all;
+}
+
+const char* name(ChildOutcome::End end) {
+  switch (end) {
+    case ChildOutcome::End::exited:
+      return "exited";
+    case ChildOutcome::End::signalled:
+      return "signalled";
+    case ChildOutcome::End::timed_out:
+      break;
+  }
+  return "hung";
+}
+
+void perform(const Experiment& experiment) {
+  const ChildOutcome outcome = run_in_child(experiment.limit, [&](int fd) {
+    const std::string text = experiment.run().text();
+    (void)!::write(fd, text.data(), text.size());
+  });
+  const bool complete = outcome.end == ChildOutcome::End::exited && outcome.code == 0;
+  Fields how;
+  how.add("experiment", std::string(experiment.name)).add("end", std::string(name(outcome.end)));
+  if (!complete && !outcome.output.empty()) how.add("message", outcome.output);
+  std::printf("{%s%s%s}\n", how.text().c_str(), complete ? ", " : "",
+              complete ? outcome.output.c_str() : "");
+  std::fflush(stdout);
+}
+
+void prepare_kernel() {
+  for (const char* folder : {"/proc", "/sys", "/dev"}) ::mkdir(folder, 0755);
+  ::mount("proc", "/proc", "proc", 0, nullptr);
+  ::mount("sysfs", "/sys", "sysfs", 0, nullptr);
+  ::mount("devtmpfs", "/dev", "devtmpfs", 0, nullptr);
+}
+
+}  // namespace
+}  // namespace uffd
+
+int main() {
+  const bool init = ::getpid() == 1;
+  if (init) uffd::prepare_kernel();
+  std::printf("{\"kernel\": \"%s\", \"cpus\": %ld}\n", uffd::kernel_release().c_str(),
+              ::sysconf(_SC_NPROCESSORS_ONLN));
+  for (const auto& experiment : uffd::experiments()) uffd::perform(experiment);
+  std::printf("{\"complete\": true}\n");
+  std::fflush(stdout);
+  if (init) ::reboot(RB_POWER_OFF);
+  return 0;
+}
