@@ -1,8 +1,10 @@
 """Arrays whose pages arrive when they are touched."""
 
 import math
+import operator
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -51,29 +53,34 @@ def _forget_manager_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_manager_in_child)
 
 
-def lazy_array(source: Source, dtype: npt.DTypeLike, shape: int | tuple[int, ...]) -> npt.NDArray[Any]:
+def lazy_array(
+    source: Source, dtype: npt.DTypeLike, shape: SupportsIndex | Sequence[SupportsIndex]
+) -> npt.NDArray[Any]:
     """Make an array whose pages are installed from the source when they are touched.
 
     It is ordinary private memory: what is written to it stays in it. Kernel accesses to missing pages (file.readinto,
     write(2)) work where a full userfaultfd may be opened, else they fail with EFAULT (see ``probe()``). A child made
-    by fork does not get the memory until it is complete, and touching it there is a segmentation fault.
+    by fork does not get the memory until it is complete, and touching it there is a segmentation fault. Until it is
+    complete it takes one descriptor.
 
     Args:
         source: Where the bytes come from, from its offset 0 on.
-        dtype: Of the array; no objects.
+        dtype: Of the array; no objects, and no text without a size.
         shape: Of the array.
 
     Returns:
         A C-contiguous, writable array. ``target_of()`` gives its target, to ``fill()`` it or to ``wait()``.
 
     Raises:
-        ValueError: The source is shorter than the array, or the dtype holds objects.
+        ValueError: The source is shorter than the array, or the dtype holds objects or has no size.
         UnsupportedError: No userfaultfd can be opened.
     """
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise ValueError(f"dtype {kind} holds Python objects, whose bytes mean nothing elsewhere")
-    dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
+    if kind.itemsize == 0 or kind.subdtype is not None:
+        raise ValueError(f"dtype {kind!r} has no size of its own: give one as 'S8', and dimensions in the shape")
+    dimensions = _dimensions(shape)
     length = kind.itemsize * math.prod(dimensions)
     if length > source.length:
         raise ValueError(
@@ -83,6 +90,14 @@ def lazy_array(source: Source, dtype: npt.DTypeLike, shape: int | tuple[int, ...
         return np.empty(dimensions, kind)
     memory = _lazy_memory(source, length)
     return np.asarray(memory).view(kind).reshape(dimensions)
+
+
+def _dimensions(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
+    sizes = shape if isinstance(shape, Sequence) else (shape,)
+    dimensions = tuple(operator.index(size) for size in sizes)
+    if any(size < 0 for size in dimensions):
+        raise ValueError(f"shape is {dimensions}; no dimension may be negative")
+    return dimensions
 
 
 def _lazy_memory(source: Source, length: int) -> _LazyMemory:

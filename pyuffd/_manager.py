@@ -1,5 +1,6 @@
 """Managers: the threads that serve targets."""
 
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -106,7 +107,8 @@ def serve(
 
     Raises:
         ValueError: Regions that overlap, a source in managed memory, a page size that does not fit, a CPU that this
-            process may not use, or a userfaultfd that is closed or taken.
+            process may not use, a pid of no process, one left out for a userfaultfd of another process, or a
+            userfaultfd that is closed or taken.
         OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY).
         UnsupportedError: The userfaultfd has event features.
     """
@@ -125,6 +127,8 @@ def add_target(
     verify: bool,
 ) -> _core.Target:
     """Serve a target with this manager; the arguments are those of ``serve()``."""
+    if pid is not None and operator.index(pid) <= 0:
+        raise ValueError(f"pid is {pid}; give that of the target, or None for this process")
     window = _AUTO_FAULT_AROUND if fault_around == "auto" else fault_around
     return manager.add(
         uffd,

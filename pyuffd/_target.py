@@ -1,7 +1,10 @@
 """A target: one address space that a manager serves, until it is let go."""
 
 import atexit
+import io
+import math
 import os
+import sys
 import time
 import warnings
 import weakref
@@ -29,6 +32,8 @@ class EndingReport:
         seconds: From the first UNREGISTER or close to the return of the last; None under keep-open.
         regions: How many there were.
         missing_pages: Pages that were never supplied: they read as zeros from now on, or sleep under keep-open.
+        absent_pages: Pages that lay in no registered memory of the target when they were to be installed: it unmapped
+            or moved them, or they were never registered. What is read there, if anything, is not the source's.
         verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
             smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
         poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
@@ -41,6 +46,7 @@ class EndingReport:
     regions: int
     missing_pages: int
     verified: bool | None
+    absent_pages: int = 0
     poisoned: tuple[tuple[int, int], ...] = ()
     began: float | None = None
 
@@ -91,7 +97,12 @@ class Stats:
 
         Returns:
             Seconds; NaN where no fault was served.
+
+        Raises:
+            ValueError: It is not between 0 and 1.
         """
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"quantile is {quantile}; it must be between 0 and 1")
         total = int(self.latency.sum())
         if total == 0:
             return float("nan")
@@ -148,18 +159,21 @@ class Target:
 
         Args:
             timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr.
+            progress: Show a progress bar on stderr, if there is one.
 
         Returns:
-            False on timeout.
+            False on timeout. True also where the target's address space is gone: its report says what was missing.
 
         Raises:
+            ValueError: The timeout is NaN.
             RuntimeError: After ``stop()``.
         """
+        if timeout is not None and math.isnan(timeout):
+            raise ValueError("timeout is not a number")
         if self._stopped is not None:
             raise RuntimeError("the target was stopped: nobody serves it, so nothing will come")
         deadline = None if timeout is None else time.monotonic() + timeout
-        with tqdm(total=self.pages, unit="page", unit_scale=True, disable=not progress) as bar:
+        with tqdm(total=self.pages, unit="page", unit_scale=True, disable=not (progress and _has_stderr())) as bar:
             while True:
                 left = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
                 done = self._core.wait(max(left, 0.0))
@@ -184,7 +198,7 @@ class Target:
             open, ``seconds`` is None, and the manager serves on.
 
         Raises:
-            MissingPagesError: Pages are missing and ``missing`` is ``"raise"``.
+            MissingPagesError: Pages are missing, ``missing`` is ``"raise"``, and the ending is not keep-open.
             UnsupportedError: This kernel cannot poison.
             RuntimeError: After ``stop()``.
         """
@@ -266,6 +280,19 @@ class Target:
         return f"<pyuffd.Target {state}, {self.missing_pages} of {self.pages} pages missing>"
 
 
+def _has_stderr() -> bool:
+    """Whether anything can be written to it: a daemon has none, or one whose descriptor is closed."""
+    if sys.stderr is None or sys.stderr.closed:
+        return False
+    try:
+        os.fstat(sys.stderr.fileno())
+    except io.UnsupportedOperation:  # no descriptor that could be closed
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _to_report(core: _core.EndingReport) -> EndingReport:
     return EndingReport(
         ending=core.ending,
@@ -273,6 +300,7 @@ def _to_report(core: _core.EndingReport) -> EndingReport:
         seconds=core.seconds,
         regions=core.regions,
         missing_pages=core.missing_pages,
+        absent_pages=core.absent_pages,
         verified=core.verified,
         poisoned=tuple(core.poisoned),
         began=core.began,

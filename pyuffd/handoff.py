@@ -6,6 +6,7 @@ bytes), with the descriptor in SCM_RIGHTS, in one message. So a manager of pyuff
 
 import array
 import json
+import operator
 import os
 import socket
 import struct
@@ -55,12 +56,29 @@ def send(
         register: Register the regions for missing faults; False where they are registered already, in other modes.
 
     Raises:
-        OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then.
+        OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then, and nothing is
+            registered that was not before.
     """
-    entries = [tuple(region) for region in regions]
-    if register:
-        for start, length, _, _ in entries:
+    entries = [tuple(operator.index(number) for number in region) for region in regions]
+    for entry in entries:
+        if len(entry) != 4:
+            raise ValueError(f"region {entry} has {len(entry)} numbers; it must be (start, length, offset, page_size)")
+    registered: list[tuple[int, int]] = []
+    try:
+        for start, length, _, _ in entries if register else ():
             uffd.register(start, length, RegisterMode.MISSING)
+            registered.append((start, length))
+        _send_message(sock, uffd, entries)
+    except BaseException:
+        for start, length in registered:  # nobody serves them
+            uffd.unregister(start, length)
+            uffd.wake(start, length)
+        raise
+    if not keep:
+        uffd.close()
+
+
+def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[int, ...]]) -> None:
     names = ("base_host_virt_addr", "size", "offset", "page_size")
     text = json.dumps([dict(zip(names, entry, strict=True)) for entry in entries]).encode()
     credentials = _CREDENTIALS.pack(os.getpid(), os.getuid(), os.getgid())
@@ -70,8 +88,6 @@ def send(
     ]
     sent = sock.sendmsg([text], ancillary)
     sock.sendall(text[sent:])
-    if not keep:
-        uffd.close()
 
 
 def receive(sock: socket.socket, source: Source) -> Handoff:

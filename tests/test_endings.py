@@ -1,9 +1,11 @@
 """Letting go: each ending, each policy for missing pages, what the report says, and keep-open."""
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -135,6 +137,62 @@ def test_auto_chooses_the_early_close_where_it_is_safe() -> None:
     assert f"Linux {found.kernel}" in report.reason
     assert found.release_generation in report.reason
     assert report.ending == ("early-close" if found.release_generation == "retry" else "unregister")
+
+
+TARGET = """
+memory = Managed(pages=4)
+uffd = pyuffd.Userfaultfd(user_mode_only=None)
+holder = os.dup(uffd.fileno())
+if sys.argv[2] == "held" and os.fork() == 0:
+    sys.stdin.read()  # until the parent is gone
+    os._exit(0)
+os.close(holder)
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)], register=sys.argv[2] != "unregistered")
+tell(memory.start)
+hear()
+tell(memory.states())
+"""
+
+
+@contextlib.contextmanager
+def handed_over(how: str) -> Iterator[tuple[Child, pyuffd.handoff.Handoff]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Child(TARGET, theirs.fileno(), how, sockets=[theirs]) as child:
+        yield child, pyuffd.handoff.receive(ours, pyuffd.MemorySource(Managed(pages=4).data))
+
+
+def test_auto_finds_a_third_process_that_holds_the_userfaultfd() -> None:
+    with handed_over("held") as (_, got):
+        report = pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill")
+    assert (report.ending, report.verified) == ("unregister", True)
+    if pyuffd.probe().release_generation == "retry":
+        assert "another descriptor holds" in report.reason
+
+
+def test_the_report_counts_pages_that_were_never_registered() -> None:
+    with handed_over("unregistered") as (child, got):
+        report = pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill")
+        child.hear()
+        child.tell("look")
+        assert child.hear() == ["zero"] * 4
+    assert (report.missing_pages, report.absent_pages, report.verified) == (0, 4, None)
+
+
+def test_the_wrong_process_is_no_proof() -> None:
+    with handed_over("alone") as (_, got):
+        report = pyuffd.serve(got.uffd, got.regions, pid=os.getppid()).close("fill")
+    assert (report.absent_pages, report.verified) == (0, None)
+
+
+def test_a_userfaultfd_from_elsewhere_needs_the_pid() -> None:
+    with handed_over("alone") as (_, got):
+        with pytest.raises(ValueError, match=r"give the target's pid"):
+            pyuffd.serve(got.uffd, got.regions)
+        for pid in (0, -1, 1 << 22):
+            with pytest.raises(ValueError, match=f"pid is {pid}"):
+                pyuffd.serve(got.uffd, got.regions, pid=pid)
+        assert pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill").verified
 
 
 @pytest.mark.requires_root

@@ -376,3 +376,15 @@ ours.close(), theirs.close()
 tell(set(memory.states()) == {"zero"})
 """
     assert run_child(code) is True
+
+
+def test_what_could_not_be_sent_is_not_registered(pair: tuple[socket.socket, socket.socket]) -> None:
+    memory = Managed(pages=2)
+    ours, theirs = pair
+    theirs.close()
+    with pyuffd.Userfaultfd(user_mode_only=True) as uffd:
+        with pytest.raises(BrokenPipeError):
+            handoff.send(ours, uffd, [(memory.at(0), PAGE, 0, PAGE), (memory.at(1), PAGE, PAGE, PAGE)])
+        assert memory.states() == ["zero", "zero"]
+        with pytest.raises(ValueError, match="has 2 numbers"):
+            handoff.send(ours, uffd, [(memory.start, PAGE)])  # type: ignore[list-item]

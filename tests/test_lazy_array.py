@@ -108,7 +108,7 @@ def test_target_of_views_and_of_others() -> None:
         ([("a", "O")], 10, "holds Python objects"),
         ("u1", 2 * PAGE + 1, "its source has 8192" if PAGE == 4096 else "its source has"),
         ("f8", (PAGE, PAGE), "its source has"),
-        ("u1", -1, "length is -1"),
+        ("u1", -1, "no dimension may be negative"),
     ],
 )
 def test_bad_input(dtype: Any, shape: Any, message: str) -> None:
@@ -264,3 +264,17 @@ def test_the_process_needs_no_more_descriptors_than_arrays() -> None:
     arrays = [pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", PAGE * 4) for _ in range(10)]
     assert len(open_descriptors()) == before + 10
     del arrays, first
+
+
+@pytest.mark.parametrize("dtype", ["S", "U", "S0", ("i4", (3,))])
+def test_a_dtype_without_a_size_of_its_own(dtype: Any) -> None:
+    with pytest.raises(ValueError, match="no size of its own"):
+        pyuffd.lazy_array(pyuffd.ZeroSource(), dtype, 9000)
+
+
+def test_integers_of_numpy() -> None:
+    source = pyuffd.MemorySource(bytes(range(12)))
+    assert pyuffd.lazy_array(source, "u1", np.int64(5)).tolist() == [0, 1, 2, 3, 4]
+    assert pyuffd.lazy_array(source, "u1", (np.int64(3), np.uint8(4))).shape == (3, 4)
+    with pytest.raises(ValueError, match="no dimension may be negative"):
+        pyuffd.lazy_array(source, "u1", (-2, -3))

@@ -55,8 +55,8 @@ def test_no_huge_pages() -> None:
         ((1 << 63,), ValueError, "too large"),
         ((1 << 60,), OSError, "cannot map"),
         ((PAGE, "file"), ValueError, "kind is 'file'; it must be 'anonymous', 'memfd' or 'hugetlb'"),
-        (("4096",), TypeError, "incompatible"),
-        ((1.5,), TypeError, "incompatible"),
+        (("4096",), TypeError, "it must be an integer"),
+        ((1.5,), TypeError, "it must be an integer"),
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """Serving: every byte is right, whatever the order, the source and the threads."""
 
+import errno
 import os
 import threading
 import time
@@ -407,3 +408,42 @@ def test_random_regions_and_touches(
             memory.toucher(page, min(count, memory.pages - page), verified=False).join()
         target.close("fill")
     assert memory.states() == ["right" if page else "zero" for page in managed]
+
+
+def test_a_timeout_that_is_no_number() -> None:
+    with Managed(pages=1).serve() as target, pytest.raises(ValueError, match="not a number"):
+        target.wait(float("nan"))
+
+
+@pytest.mark.parametrize("how", ["sys.stderr = None", "os.close(2)", "sys.stderr.close()"])
+def test_waiting_without_stderr(how: str) -> None:
+    code = f"""
+memory = Managed(pages=8)
+target = memory.serve()
+faulthandler.cancel_dump_traceback_later()
+{how}
+target.fill()
+tell(target.wait())
+"""
+    assert run_child(code) is True
+
+
+def test_a_quantile_lies_between_0_and_1() -> None:
+    with Managed(pages=1).serve() as target:
+        for quantile in (-0.1, 1.1, float("nan")):
+            with pytest.raises(ValueError, match="quantile is"):
+                target.stats().latency_quantile(quantile)
+
+
+def test_no_descriptor_left_is_no_matter_of_permission() -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+taken = []
+try:
+    while True:
+        taken.append(pyuffd.Userfaultfd(user_mode_only=None))
+except OSError as error:
+    tell([type(error).__name__, error.errno, "permit" in str(error)])
+"""
+    assert run_child(code) == ["OSError", errno.EMFILE, False]

@@ -1,3 +1,5 @@
+#include <system_error>
+
 #include "bindings/common.hpp"
 #include "engine/linux/error.hpp"
 #include "engine/serve/manager.hpp"
@@ -23,6 +25,8 @@ void translate(std::exception_ptr pending) {
     raise_os_error(PyExc_OSError, error);
   } catch (const MissingPagesError& error) {
     PyErr_SetString(missing_pages_error, error.what());
+  } catch (const std::system_error& error) {  // a thread that cannot be started
+    raise_os_error(PyExc_OSError, SystemError(error.code().value(), error.what()));
   }
 }
 
@@ -50,8 +54,14 @@ void bind_errors(py::module_& m) {
         [](int error, const std::string& text) { throw SystemError(error, text); });
 }
 
-uint64_t unsigned_argument(const py::int_& value, const char* name) {
-  const unsigned long long number = PyLong_AsUnsignedLongLong(value.ptr());
+uint64_t unsigned_argument(const py::object& value, const char* name) {
+  const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!integer) {
+    PyErr_Clear();
+    throw py::type_error(std::string(name) + " is " + py::repr(value).cast<std::string>() +
+                         "; it must be an integer");
+  }
+  const unsigned long long number = PyLong_AsUnsignedLongLong(integer.ptr());
   if (PyErr_Occurred()) {
     PyErr_Clear();
     throw std::invalid_argument(std::string(name) + " is " + py::str(value).cast<std::string>() +

@@ -88,7 +88,7 @@ void check_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
-std::unique_ptr<ManagerHandle> make_manager(const py::int_& handlers, const py::int_& fillers,
+std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py::object& fillers,
                                             std::vector<int> cpus) {
   ManagerOptions options{unsigned_argument(handlers, "handlers"),
                          unsigned_argument(fillers, "fillers"), std::move(cpus)};
@@ -98,7 +98,7 @@ std::unique_ptr<ManagerHandle> make_manager(const py::int_& handlers, const py::
 
 std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle& uffd_handle,
                                   const std::vector<Region>& regions, pid_t pid,
-                                  const std::string& ending, const py::int_& fault_around,
+                                  const std::string& ending, const py::object& fault_around,
                                   bool verify) {
   TargetOptions options;
   options.pid = pid;
@@ -184,6 +184,7 @@ void bind_manager(py::module_& m) {
       .def_readonly("began", &EndingReport::began)
       .def_readonly("regions", &EndingReport::regions)
       .def_readonly("missing_pages", &EndingReport::missing_pages)
+      .def_readonly("absent_pages", &EndingReport::absent_pages)
       .def_readonly("verified", &EndingReport::verified)
       .def_property_readonly("poisoned",
                              [](const EndingReport& report) { return pairs(report.poisoned); });

@@ -63,7 +63,7 @@ MemoryKind kind_of(const std::string& kind) {
 void bind_mapping(py::module_& m) {
   using namespace py::literals;
   py::class_<MappingHandle>(m, "Mapping")
-      .def(py::init([](const py::int_& length, const std::string& kind, bool shared) {
+      .def(py::init([](const py::object& length, const std::string& kind, bool shared) {
              return std::make_unique<MappingHandle>(unsigned_argument(length, "length"),
                                                     kind_of(kind), shared);
            }),

@@ -7,9 +7,9 @@ namespace uffd::bindings {
 void bind_region(py::module_& m) {
   using namespace py::literals;
   py::class_<Region>(m, "Region")
-      .def(py::init([](const py::int_& start, const py::int_& length,
-                       const std::shared_ptr<Source>& source, const py::int_& source_offset,
-                       const py::int_& page_size) {
+      .def(py::init([](const py::object& start, const py::object& length,
+                       const std::shared_ptr<Source>& source, const py::object& source_offset,
+                       const py::object& page_size) {
              const Range range{unsigned_argument(start, "start"),
                                unsigned_argument(length, "length")};
              return Region(range, source, unsigned_argument(source_offset, "source_offset"),

@@ -33,7 +33,7 @@ std::shared_ptr<MemorySource> memory_source(const py::object& object) {
   return std::make_shared<MemorySource>(bytes, owner);
 }
 
-py::bytes read_source(const Source& source, const py::int_& offset, const py::int_& length) {
+py::bytes read_source(const Source& source, const py::object& offset, const py::object& length) {
   const uint64_t from = unsigned_argument(offset, "offset");
   const uint64_t wanted = unsigned_argument(length, "length");
   if (wanted > source.length()) {

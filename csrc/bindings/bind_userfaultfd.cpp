@@ -111,7 +111,7 @@ py::list read(const Handle& handle, size_t most, std::optional<double> timeout) 
   return decoded;
 }
 
-uint64_t register_range(const Handle& handle, const py::int_& start, const py::int_& length,
+uint64_t register_range(const Handle& handle, const py::object& start, const py::object& length,
                         uint64_t mode) {
   const uint64_t from = unsigned_argument(start, "start"),
                  bytes = unsigned_argument(length, "length");
@@ -125,7 +125,7 @@ uint64_t register_range(const Handle& handle, const py::int_& start, const py::i
 // Binds a call on a range that answers 0 or -errno.
 template <typename Call>
 auto range_call(const char* name, Call call) {
-  return [name, call](const Handle& handle, const py::int_& start, const py::int_& length) {
+  return [name, call](const Handle& handle, const py::object& start, const py::object& length) {
     const uint64_t from = unsigned_argument(start, "start"),
                    bytes = unsigned_argument(length, "length");
     const auto uffd = handle.use();
@@ -138,8 +138,8 @@ auto range_call(const char* name, Call call) {
 // arguments.
 template <typename Call>
 auto fill_call(const char* name, uint64_t dontwake, Call call) {
-  return [name, dontwake, call](const Handle& handle, const py::int_& start, const py::int_& length,
-                                bool wake) {
+  return [name, dontwake, call](const Handle& handle, const py::object& start,
+                                const py::object& length, bool wake) {
     const uint64_t from = unsigned_argument(start, "start"),
                    bytes = unsigned_argument(length, "length");
     const auto uffd = handle.use();
@@ -149,8 +149,8 @@ auto fill_call(const char* name, uint64_t dontwake, Call call) {
   };
 }
 
-uint64_t copy(const Handle& handle, const py::int_& destination, const py::int_& source,
-              const py::int_& length, bool wake, bool write_protect) {
+uint64_t copy(const Handle& handle, const py::object& destination, const py::object& source,
+              const py::object& length, bool wake, bool write_protect) {
   const uint64_t to = unsigned_argument(destination, "destination"),
                  from = unsigned_argument(source, "source");
   const uint64_t bytes = unsigned_argument(length, "length");
@@ -161,8 +161,8 @@ uint64_t copy(const Handle& handle, const py::int_& destination, const py::int_&
               without_gil([&] { return uffd->copy(to, from, bytes, mode); }));
 }
 
-uint64_t move(const Handle& handle, const py::int_& destination, const py::int_& source,
-              const py::int_& length, bool wake, bool allow_holes) {
+uint64_t move(const Handle& handle, const py::object& destination, const py::object& source,
+              const py::object& length, bool wake, bool allow_holes) {
   const uint64_t to = unsigned_argument(destination, "destination"),
                  from = unsigned_argument(source, "source");
   const uint64_t bytes = unsigned_argument(length, "length");
@@ -173,8 +173,8 @@ uint64_t move(const Handle& handle, const py::int_& destination, const py::int_&
               without_gil([&] { return uffd->move(to, from, bytes, mode); }));
 }
 
-uint64_t continue_(const Handle& handle, const py::int_& start, const py::int_& length, bool wake,
-                   bool write_protect) {
+uint64_t continue_(const Handle& handle, const py::object& start, const py::object& length,
+                   bool wake, bool write_protect) {
   const uint64_t from = unsigned_argument(start, "start"),
                  bytes = unsigned_argument(length, "length");
   const uint64_t mode =
@@ -184,8 +184,8 @@ uint64_t continue_(const Handle& handle, const py::int_& start, const py::int_& 
               without_gil([&] { return uffd->continue_(from, bytes, mode); }));
 }
 
-void writeprotect(const Handle& handle, const py::int_& start, const py::int_& length, bool protect,
-                  bool wake) {
+void writeprotect(const Handle& handle, const py::object& start, const py::object& length,
+                  bool protect, bool wake) {
   const uint64_t from = unsigned_argument(start, "start"),
                  bytes = unsigned_argument(length, "length");
   const uint64_t mode =

@@ -23,9 +23,9 @@ void bind_sources(py::module_& m);
 void bind_region(py::module_& m);
 void bind_manager(py::module_& m);
 
-// A Python int as an address, a length or a count. Throws std::invalid_argument that names the
-// argument.
-uint64_t unsigned_argument(const py::int_& value, const char* name);
+// A Python integer, or what has __index__, as an address, a length or a count. Throws
+// std::invalid_argument or a TypeError that names the argument.
+uint64_t unsigned_argument(const py::object& value, const char* name);
 
 // Releases the GIL, unless the interpreter is gone.
 template <typename Function>

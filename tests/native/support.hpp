@@ -164,10 +164,6 @@ struct HandTarget {
   Installer installer{target, counters};
 };
 
-inline uint64_t count(const ServedTarget& served, Count which) {
-  return collect_stats(served).counts[static_cast<size_t>(which)];
-}
-
 inline std::shared_ptr<ServedTarget> add(Manager& manager, std::vector<Region> regions,
                                          TargetOptions options = {}) {
   Userfaultfd uffd = open_uffd();

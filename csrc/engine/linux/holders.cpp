@@ -28,12 +28,26 @@ Holders compare_descriptors(int own_fd, pid_t pid) {
   return error && !dead ? Holders::unknown : Holders::sole;
 }
 
+// Processes that may not be looked at are passed over: unprivileged, that would be most.
+bool held_by_any(int own_fd) {
+  std::error_code error;
+  for (fs::directory_iterator entry("/proc", error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const pid_t pid = std::stoi(name);
+    if (pid != ::getpid() && compare_descriptors(own_fd, pid) == Holders::shared) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Holders find_holders(int fd, pid_t pid) {
   const Holders here = compare_descriptors(fd, ::getpid());
   if (here != Holders::sole || pid == 0 || pid == ::getpid()) return here;
-  return compare_descriptors(fd, pid);
+  const Holders target = compare_descriptors(fd, pid);
+  return target == Holders::sole && held_by_any(fd) ? Holders::shared : target;
 }
 
 }  // namespace uffd

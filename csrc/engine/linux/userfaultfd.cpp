@@ -112,6 +112,10 @@ Userfaultfd Userfaultfd::open(Access access, uint64_t features) {
     fd = ForkClosedFd([] { return open_syscall(UFFD_USER_MODE_ONLY); });
     user_mode_only = true;
   }
+  for (const int error : {attempts.device, attempts.syscall}) {
+    if (!fd && (error == EMFILE || error == ENFILE || error == ENOMEM))
+      throw SystemError(error, "userfaultfd cannot be opened");
+  }
   if (!fd) throw UnsupportedError(attempts.syscall, refusal(attempts));
 
   Userfaultfd opened(std::move(fd), user_mode_only);

@@ -85,9 +85,12 @@ void Ender::end(ServedTarget& served) {
 void Ender::let_go_of(ServedTarget& served, const Choice& choice, bool look) {
   detach(served);
   const uint64_t missing = served.target.residency().missing();
+  // A look afterwards says nothing where there was nothing before: another process's pid, say.
+  look = look && is_registered(served.target);
   EndingReport report = let_go(served.target, choice);
   release_local_memory(served);
   report.missing_pages = missing;
+  report.absent_pages = count(served, Count::enoent);
   report.poisoned = served.target.poisoned();
   if (look) report.verified = verify(served.target);
   publish(served, Stage::ended, std::move(report));

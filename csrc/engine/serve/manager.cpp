@@ -1,7 +1,10 @@
 #include "engine/serve/manager.hpp"
 
+#include <signal.h>
+
 #include <algorithm>
 
+#include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
 
 namespace uffd {
@@ -27,6 +30,21 @@ void refuse_features(uint64_t features) {
   }
 }
 
+void refuse_pid(pid_t pid) {
+  if (pid > 0 && (::kill(pid, 0) == 0 || errno != ESRCH)) return;
+  throw std::invalid_argument("pid is " + std::to_string(pid) +
+                              ", but there is no such process: give that of the target, or None "
+                              "for this process");
+}
+
+// One whose regions were registered by another process is mostly of that process.
+void refuse_foreign(const RegionTable& regions) {
+  if (any_registered(0, regions.ranges()).value_or(true)) return;
+  throw std::invalid_argument(
+      "this userfaultfd came from elsewhere, and none of its regions is registered in this "
+      "process: give the target's pid, as handoff.receive() returns it");
+}
+
 constexpr const char* kStopped = "the target was stopped: nobody serves it";
 
 std::string pages_text(uint64_t pages) {
@@ -39,6 +57,7 @@ EndingReport open_report(const ServedTarget& served, const std::string& reason) 
   report.reason = reason;
   report.regions = served.target.regions().all().size();
   report.missing_pages = served.target.residency().missing();
+  report.absent_pages = count(served, Count::enoent);
   report.poisoned = served.target.poisoned();
   return report;
 }
@@ -83,11 +102,13 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   refuse_features(uffd.features());
   if (options.fault_around == 0)
     throw std::invalid_argument("fault_around is 0 pages; it must be at least 1");
+  if (options.pid != 0) refuse_pid(options.pid);
   const bool this_process = options.pid == 0 || options.pid == ::getpid();
   auto served = std::make_shared<ServedTarget>(
       RegionTable(std::move(regions)), this_process ? 0 : options.pid, options.ending,
       options.fault_around, options.verify, fillers_->threads());
   const RegionTable& table = served->target.regions();
+  if (options.registered && this_process) refuse_foreign(table);
   served->local_memory = LocalMemory(table, this_process);
   if (!options.registered) register_regions(uffd, table);
   if (this_process) forbid_fork(table);

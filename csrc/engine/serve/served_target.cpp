@@ -12,4 +12,8 @@ Stats collect_stats(const ServedTarget& served) {
   return stats;
 }
 
+uint64_t count(const ServedTarget& served, Count which) {
+  return collect_stats(served).counts[static_cast<size_t>(which)];
+}
+
 }  // namespace uffd

@@ -65,5 +65,6 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
 };
 
 Stats collect_stats(const ServedTarget& served);
+uint64_t count(const ServedTarget& served, Count which);
 
 }  // namespace uffd
