@@ -2,6 +2,7 @@
 
 import mmap
 from dataclasses import dataclass
+from typing import Literal
 
 from pyuffd._manager import Ending
 
@@ -24,6 +25,9 @@ FAULT_AROUND = (1, 16, 64)
 THREADS = (1, 2, 4, 8)
 REGIONS = (1, 16, 64, 256, 1024, 4096, 16384)
 FILLERS = (1, 2)
+UNRELATED_VMAS = (1000, 10000, 30000)
+WAITING = (0, 1, 64, 512)
+WORKERS_BESIDE: tuple[Literal["target", "fault", "mmap", "populate"], ...] = ("target", "fault", "mmap", "populate")
 
 # Bytes to one UFFDIO_COPY of the bulk floor: from 64 KiB on the system call does not show.
 BULK_CHUNK = 256 * 1024

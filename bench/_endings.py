@@ -43,6 +43,7 @@ def duels(results: Results) -> list[Duel]:
 # (suite, beginning of the name) of an early close, and of unregister.
 _NAMES = [
     (("ending-early-close", "ending/"), ("ending-unregister", "ending/")),
+    (("ending-early-close", "stall/"), ("ending-unregister", "stall/")),
     (("restore", "restore/early-close/"), ("restore", "restore/unregister/")),
 ]
 for _worker in WORKERS:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from _figures_cost import ending_cost, stalls
 from _figures_ending import latency, stall_throughput, time_against_regions
 from _figures_serving import fault_ratios, fill_bandwidth, restore_times
 from _plotting import Drawn
@@ -10,6 +11,8 @@ from _results import Results
 
 _ALL = (
     ("ending", "Time of the ending against regions", time_against_regions),
+    ("cost", "Time of the ending against unrelated VMAs and waiting threads", ending_cost),
+    ("stalls", "The longest stall around the ending", stalls),
     ("latency", "Latency of accesses and bystanders around the ending", latency),
     ("throughput", "Throughput through the ending", stall_throughput),
     ("fault", "One fault against the floor, by placement", fault_ratios),

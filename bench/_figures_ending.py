@@ -8,6 +8,7 @@ from _latency import NAMES
 from _pairs import Values
 from _plotting import BLACK, COLOURS, Drawn, seconds
 from _results import Results
+from _watch import Worker
 from bench_tails import SHOWN, WORKERS
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -111,8 +112,8 @@ def _quantiles(axes: Axes, tails: _Tails) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _latency_sentence(tails: Mapping[str, _Tails]) -> str:
-    def longest(worker: str, ending: str, window: str) -> str:
+def _latency_sentence(tails: Mapping[Worker, _Tails]) -> str:
+    def longest(worker: Worker, ending: str, window: str) -> str:
         return seconds(float(np.median(tails[worker][ending, window][-1])))
 
     stalls = (

@@ -19,7 +19,7 @@ import pyuffd
 from pyuffd import _workload
 from pyuffd.handoff import Handoff
 
-Kind = Literal["fault", "mmap"]
+Kind = Literal["fault", "mmap", "populate"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Touched:
 
     origin_ns: int
     seconds: float
+    ended: float
     wrong_pages: int
     max_ns: int
     histogram: npt.NDArray[np.uint64]
@@ -37,10 +38,14 @@ class Touched:
 
     @classmethod
     def of(cls, touches: _workload.Touches) -> "Touched":
-        """Copy what the threads noted; ``seconds`` is the longest thread's time, without the start of the others."""
+        """Copy what the threads noted; ``seconds`` is the longest thread's time, without the start of the others.
+
+        ``ended`` is when the last thread was through, on the clock of ``time.monotonic()``.
+        """
         return cls(
             origin_ns=touches.origin_ns,
             seconds=max(touches.thread_elapsed_ns) * 1e-9,
+            ended=(touches.origin_ns + touches.elapsed_ns) * 1e-9,
             wrong_pages=touches.wrong_pages,
             max_ns=touches.max_ns,
             histogram=touches.histogram.copy(),
@@ -55,6 +60,7 @@ class LocalTarget:
 
     def __init__(self) -> None:
         self.ranges: list[Range] = []
+        self._unrelated: list[Range] = []
         self._toucher: _workload.Toucher | None = None
         self._bystanders: _workload.Bystanders | None = None
 
@@ -65,6 +71,11 @@ class LocalTarget:
         if (vmas := count_vmas(self.ranges)) != len(lengths):
             raise RuntimeError(f"{len(lengths)} ranges were to be as many VMAs, but they are {vmas}")
         return self.ranges
+
+    def add_vmas(self, count: int) -> None:
+        """Map that many pages, each a VMA of its own, which nobody manages; in place of the last."""
+        unmap(self._unrelated)
+        self._unrelated = map_apart([PAGE] * count) if count else []
 
     def hand_over(self, source: pyuffd.Source, offsets: Sequence[int]) -> Handoff:
         """Return what a manager in this process serves: regions that are not registered yet."""

@@ -36,6 +36,10 @@ class ChildTarget:
         self.ranges = self._call("map", lengths)
         return self.ranges
 
+    def add_vmas(self, count: int) -> None:
+        """See ``LocalTarget``."""
+        self._call("add_vmas", count)
+
     def hand_over(self, source: pyuffd.Source, offsets: Sequence[int]) -> Handoff:
         """Receive what a manager in this process serves, registered by the child."""
         self._post("send", offsets)

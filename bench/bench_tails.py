@@ -12,41 +12,30 @@ Beside the JSON, ``.npz`` holds the histograms of both windows and the accesses 
 
 import argparse
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
 
 import numpy as np
-from _axes import ENDINGS, PAGE
+from _axes import ENDINGS
 from _case import Arm, Case, Sample
 from _harness import main
 from _latency import NAMES, Counts, quantiles
 from _memory import Pattern
 from _placement import FIRST, SECOND, Placement
-from _target import Touched
 from _targets import Target, open_target
+from _watch import REGION_BYTES, Timing, Watched, Worker, watch
 
-import pyuffd
-from pyuffd import EndingReport, _workload
 from pyuffd._manager import Ending
 
 _REGIONS = 4096
-_REGION_BYTES = 4 * PAGE
 _ROUNDS = 3
-
-_BIN = _workload.BIN_NS * 1e-9
-_MARGIN = 0.005
-_EARLIER_BINS = 200
-_STEADY = 0.25
-_AFTERWARDS = 0.1
-_TIMELINE_BINS = 3000
+_TIMING = Timing(steady=0.25, earlier=0.2, afterwards=0.1)
 # Milliseconds around the beginning of the ending that the timeline keeps.
 SHOWN = range(-80, 60)
 
-WORKERS = ("target", "fault", "mmap")
+WORKERS: tuple[Worker, ...] = ("target", "fault", "mmap")
 WINDOWS = ("before", "around")
 
 
@@ -55,7 +44,7 @@ def cases(_options: argparse.Namespace) -> Sequence[Case]:
     return [_case(worker) for worker in WORKERS]
 
 
-def _case(worker: str) -> Case:
+def _case(worker: Worker) -> Case:
     name = f"tails/{worker}"
     return Case(
         name,
@@ -77,80 +66,22 @@ def _case(worker: str) -> Case:
 
 
 @contextmanager
-def _arms(name: str, worker: str) -> Iterator[Sequence[Arm]]:
-    source = Pattern(_REGIONS * _REGION_BYTES)
+def _arms(name: str, worker: Worker) -> Iterator[Sequence[Arm]]:
+    source = Pattern(_REGIONS * REGION_BYTES)
     with open_target("across") as target:
         os.sched_setaffinity(0, {SECOND})
         yield [partial(_measure, name, target, source, worker)]
 
 
-def _measure(name: str, target: Target, source: Pattern, worker: str) -> Sample:
-    watched: dict[Ending, list[_Watched]] = {ending: [] for ending in ENDINGS}
+def _measure(name: str, target: Target, source: Pattern, worker: Worker) -> Sample:
+    watched: dict[Ending, list[Watched]] = {ending: [] for ending in ENDINGS}
     for _ in range(_ROUNDS):
         for ending in ENDINGS:
-            watched[ending].append(_watch(target, source, ending, worker))
+            watched[ending].append(watch(target, source, _REGIONS, ending, worker, _TIMING))
     return reduce(or_, (_sample(f"{name}/{ending}", watched[ending]) for ending in ENDINGS))
 
 
-@dataclass(frozen=True)
-class _Watched:
-    """What the thread saw, and when the manager let go."""
-
-    touched: Touched
-    report: EndingReport
-
-    def bin_of(self, moment: float) -> int:
-        return int((moment - self.touched.origin_ns * 1e-9) // _BIN)
-
-    @property
-    def began(self) -> float:
-        if self.report.began is None:
-            raise RuntimeError(f"the target was not let go: {self.report}")
-        return self.report.began
-
-    def window(self, which: str) -> slice:
-        """The bins of a window; an access belongs to the bin in which it ended."""
-        first = self.bin_of(self.began - _MARGIN)
-        last = self.bin_of(self.began + (self.report.seconds or 0.0) + _MARGIN)
-        shift = _EARLIER_BINS if which == "before" else 0
-        return slice(first - shift, last + 1 - shift)
-
-    def histogram(self, which: str) -> Counts:
-        counts: Counts = self.touched.timeline_histogram[self.window(which)].sum(axis=0, dtype=np.uint64)
-        return counts
-
-    def max_ns(self, which: str) -> int:
-        return int(self.touched.timeline_max_ns[self.window(which)].max())
-
-
-def _watch(target: Target, source: Pattern, ending: Ending, worker: str) -> _Watched:
-    """Have all but one region resident, let the thread settle, and install the last: then the target ends."""
-    target.map([_REGION_BYTES] * _REGIONS)
-    handoff = target.hand_over(source.source, [index * _REGION_BYTES for index in range(_REGIONS)])
-    with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, ending=ending, verify=False) as served:
-        target.touch(target.ranges[:-1], timed=False, cpus=(SECOND,))
-        _start(target, worker)
-        time.sleep(_STEADY)
-        served.fill()
-        served.wait(progress=False)
-        time.sleep(_AFTERWARDS)
-        return _Watched(_stop(target, worker), served.close())
-
-
-def _start(target: Target, worker: str) -> None:
-    if worker == "target":
-        target.start_touching(target.ranges[:-1], order="random", passes=0, cpus=(FIRST,), timeline_bins=_TIMELINE_BINS)
-    elif worker == "fault":
-        target.start_bystanders("fault", cpus=(FIRST,), timeline_bins=_TIMELINE_BINS)
-    else:
-        target.start_bystanders("mmap", cpus=(FIRST,), timeline_bins=_TIMELINE_BINS)
-
-
-def _stop(target: Target, worker: str) -> Touched:
-    return target.finish_touching(stop=True) if worker == "target" else target.stop_bystanders()
-
-
-def _sample(name: str, watched: Sequence[_Watched]) -> Sample:
+def _sample(name: str, watched: Sequence[Watched]) -> Sample:
     """What one kind of ending did, from all of them together."""
     values: dict[str, float] = {}
     arrays = {f"{name}/timeline": np.array([_shown(each) for each in watched])}
@@ -161,12 +92,12 @@ def _sample(name: str, watched: Sequence[_Watched]) -> Sample:
     return Sample(values, arrays)
 
 
-def _pooled(watched: Sequence[_Watched], window: str) -> Counts:
+def _pooled(watched: Sequence[Watched], window: str) -> Counts:
     counts: Counts = np.sum([each.histogram(window) for each in watched], axis=0, dtype=np.uint64)
     return counts
 
 
-def _shown(watched: _Watched) -> Counts:
+def _shown(watched: Watched) -> Counts:
     began = watched.bin_of(watched.began)
     return watched.touched.timeline_count[began + SHOWN.start : began + SHOWN.stop]
 

@@ -16,6 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import matplotlib
+from _axes import ENDINGS
+from _cost_model import PARTS
+from _cost_model import rows as cost_rows
 from _endings import duels
 from _figures import Shown, figures
 from _goals import goals
@@ -58,6 +61,7 @@ def write(folder: Path) -> Table:
         Section("What was measured, and where", table=_header(results)),
         Section("What must be reached", _GOALS_TEXT, must),
         Section("Early close against unregister", _verdict(results)),
+        Section("What an ending costs the kernel", _COST_TEXT, _cost_table(results)),
         *(Section(shown.title, shown.drawn.sentence, shown=shown) for shown in figures(results)),
         Section("Failures", _failures(results)),
         Section("All benchmarks", _ALL_TEXT, _all_table(results)),
@@ -70,6 +74,10 @@ def write(folder: Path) -> Table:
 _GOALS_TEXT = (
     "Ratios of medians, of arms that were measured in interleaved rounds of the same processes; beside them the median "
     "and the quartiles of the rounds' own ratios."
+)
+_COST_TEXT = (
+    "The bare loops of all axes, fitted as a sum of parts: constants with their standard errors, and the largest "
+    "relative distance between a median and the fit."
 )
 _ALL_TEXT = "Medians; no outlier is dropped. A ratio is to what the benchmark is measured against; lower is better."
 
@@ -101,6 +109,10 @@ def _goal_table(results: Results) -> Table:
         for goal in goals(results)
     ]
     return Table(("goal", "measured", "must be", "verdict", "paired (quartiles)"), rows)
+
+
+def _cost_table(results: Results) -> Table:
+    return Table(("ending", *PARTS, "largest misfit"), cost_rows(results, ENDINGS))
 
 
 def _verdict(results: Results) -> str:

@@ -127,7 +127,7 @@ class Toucher:
 class Bystanders:
     def __init__(
         self,
-        kind: Literal["fault", "mmap"],
+        kind: Literal["fault", "mmap", "populate"],
         *,
         threads: int = 1,
         pages: int = 16,

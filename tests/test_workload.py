@@ -134,7 +134,7 @@ def test_a_toucher_is_used_once(mapping: pyuffd.Mapping) -> None:
     toucher.join()
 
 
-@pytest.mark.parametrize("kind", ["fault", "mmap"])
+@pytest.mark.parametrize("kind", ["fault", "mmap", "populate"])
 def test_bystanders(kind: Any) -> None:
     bystanders = _workload.Bystanders(kind, threads=2, pages=4, timeline_bins=100)
     bystanders.start()

@@ -1,5 +1,6 @@
 """What an experiment's records say in a few words, and how serious that is."""
 
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Verdict:
 
 EXPERIMENTS = {
     "release": "a fault meets a released userfaultfd",
+    "probe": "what pyuffd probe finds",
     "complete": "last COPY, then close at once, under readers",
     "missing": "close with pages missing, under readers",
     "missing-thp": "the same under writers of huge pages",
@@ -50,12 +52,16 @@ def verdict(experiment: str, records: Sequence[Record]) -> Verdict:
     ends = Counter(record["end"] for record in records)
     if ends["hung"]:
         return Verdict(Severity.HANGS, "hangs" if len(records) == 1 else f"hangs {ends['hung']} of {len(records)}")
+    if any(record.get("signal") == signal.SIGBUS for record in records):
+        return Verdict(Severity.SIGBUS, "killed by SIGBUS")
     failed = [record for record in records if "message" in record or record["end"] != "exited"]
     if failed:
         return Verdict(Severity.NOTHING, failed[0].get("message", "died"))
     if experiment == "release":
         return _released(records)
     (record,) = records
+    if experiment == "probe":
+        return _probed(record)
     if experiment.startswith("gup-"):
         return Verdict(Severity.ERROR, record["error"]) if record["error"] else Verdict(Severity.CLEAN, "clean")
     return _raced(record) if "closes" in record else _waked(record)
@@ -72,6 +78,13 @@ def _released(records: Sequence[Record]) -> Verdict:
     if faults["slept"]:
         return Verdict(Severity.CLEAN, f"sleeps {faults['slept']} {of}")
     return Verdict(Severity.NOTHING, records[-1]["why"])
+
+
+def _probed(record: Record) -> Verdict:
+    if record["generation"] == "unknown":
+        return Verdict(Severity.NOTHING, f"unknown: {record['reason']}")
+    severity = {"sigbus": Severity.SIGBUS, "nopage": Severity.SPINS, "retry": Severity.CLEAN}[record["generation"]]
+    return Verdict(severity, f"{record['generation']}, {record['rounds']} of {record['rounds']} rounds")
 
 
 def _raced(record: Record) -> Verdict:

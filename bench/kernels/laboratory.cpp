@@ -2,7 +2,7 @@
 // time limit, as JSON lines. Linked statically: it is the only program of the laboratory's kernels,
 // and runs as well on a host.
 //
-// As /init it mounts what it needs and powers off when it is through.
+// As /init it mounts what it needs, and reboots when it is through.
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -17,7 +17,7 @@
 
 #include "engine/ending/lost_wake.hpp"
 #include "engine/ending/release_experiment.hpp"
-#include "engine/ending/release_generation.hpp"
+#include "engine/ending/release_probe.hpp"
 #include "engine/linux/child.hpp"
 #include "engine/linux/error.hpp"
 #include "workload/close_race.hpp"
@@ -30,6 +30,7 @@ using std::chrono::milliseconds;
 
 constexpr uint64_t kHeldBytes = uint64_t{192} << 20;
 constexpr uint64_t kFreshBytes = uint64_t{256} << 20;
+constexpr uint64_t kReadBytes = uint64_t{32} << 20;  // reading copies it, too
 
 // A flat JSON object.
 class Fields {
@@ -57,7 +58,7 @@ struct Experiment {
   std::function<Fields()> run;
 };
 
-// The rounds are reported one by one, so that a hang hides none of those before it.
+// One round to a process, so that a hang hides none of the others.
 Fields release_round() {
   (void)run_release_round(kHeldBytes);  // warms up
   const ReleaseRound round = run_release_round(kHeldBytes);
@@ -69,15 +70,25 @@ Fields release_round() {
       .add("close_ns", round.close_ns);
 }
 
-Fields race(bool complete, size_t threads, uint64_t pages, bool thp) {
+// What pyuffd itself would find out.
+Fields probe() {
+  const ReleaseFinding found = probe_release();
+  return Fields()
+      .add("generation", std::string(found.generation ? name(*found.generation) : "unknown"))
+      .add("reason", found.reason)
+      .add("rounds", found.rounds)
+      .add("minor_faults", found.minor_faults);
+}
+
+Fields race(bool complete, size_t threads, uint64_t pages, bool thp, milliseconds limit) {
   workload::CloseRacePlan plan;
   plan.threads = threads;
   plan.pages = pages;
   plan.complete = complete;
   plan.thp = thp;
   plan.write = thp;
-  plan.closes = 20000;
-  plan.limit = milliseconds(4000);
+  plan.closes = 50000;
+  plan.limit = limit;
   const auto result = workload::race_closes(plan);
   return Fields()
       .add("closes", result.closes)
@@ -96,9 +107,9 @@ Fields lost_wakes(Release release) {
 }
 
 // The first of two warms up: its memory is slower, and the two may miss each other.
-Fields gup(workload::GupUser user) {
-  (void)workload::close_against_gup(user, kFreshBytes);
-  const auto result = workload::close_against_gup(user, kFreshBytes);
+Fields gup(workload::GupUser user, uint64_t bytes) {
+  (void)workload::close_against_gup(user, bytes);
+  const auto result = workload::close_against_gup(user, bytes);
   return Fields()
       .add("error", result.error != 0 ? errno_text(result.error) : std::string())
       .add("call_ns", result.call_ns)
@@ -110,19 +121,24 @@ std::vector<Experiment> experiments() {
   std::vector<Experiment> all;
   for (int round = 0; round < 5; ++round)
     all.push_back({"release", milliseconds(15000), release_round});
+  all.push_back({"probe", milliseconds(15000), probe});
   const milliseconds race_limit(20000);
-  all.push_back({"complete", race_limit, [] { return race(true, 4, 2, false); }});
-  all.push_back({"missing", race_limit, [] { return race(false, 4, 16, false); }});
-  all.push_back({"missing-thp", race_limit, [] { return race(false, 2, 4, true); }});
+  all.push_back(
+      {"complete", race_limit, [] { return race(true, 4, 2, false, milliseconds(8000)); }});
+  all.push_back(
+      {"missing", race_limit, [] { return race(false, 4, 16, false, milliseconds(2000)); }});
+  all.push_back(
+      {"missing-thp", race_limit, [] { return race(false, 2, 4, true, milliseconds(2000)); }});
   const milliseconds wake_limit(10000);
   all.push_back({"unregister", wake_limit, [] { return lost_wakes(Release::unregister); }});
   all.push_back(
       {"unregister-and-wake", wake_limit, [] { return lost_wakes(Release::unregister_and_wake); }});
   all.push_back({"close", wake_limit, [] { return lost_wakes(Release::close); }});
   const milliseconds gup_limit(6000);
-  all.push_back({"gup-populate", gup_limit, [] { return gup(GupUser::populate); }});
-  all.push_back({"gup-mlock", gup_limit, [] { return gup(GupUser::mlock); }});
-  all.push_back({"gup-readv", gup_limit, [] { return gup(GupUser::process_vm_readv); }});
+  all.push_back({"gup-populate", gup_limit, [] { return gup(GupUser::populate, kFreshBytes); }});
+  all.push_back({"gup-mlock", gup_limit, [] { return gup(GupUser::mlock, kFreshBytes); }});
+  all.push_back(
+      {"gup-readv", gup_limit, [] { return gup(GupUser::process_vm_readv, kReadBytes); }});
   return all;
 }
 
@@ -147,6 +163,8 @@ void perform(const Experiment& experiment) {
   Fields how;
   how.add("experiment", std::string(experiment.name)).add("end", std::string(name(outcome.end)));
   if (!complete && !outcome.output.empty()) how.add("message", outcome.output);
+  if (outcome.end == ChildOutcome::End::signalled)
+    how.add("signal", static_cast<uint64_t>(outcome.code));
   std::printf("{%s%s%s}\n", how.text().c_str(), complete ? ", " : "",
               complete ? outcome.output.c_str() : "");
   std::fflush(stdout);
@@ -170,6 +188,6 @@ int main() {
   for (const auto& experiment : uffd::experiments()) uffd::perform(experiment);
   std::printf("{\"complete\": true}\n");
   std::fflush(stdout);
-  if (init) ::reboot(RB_POWER_OFF);
+  if (init) ::reboot(RB_AUTOBOOT);  // the emulator ends instead
   return 0;
 }

@@ -9,8 +9,10 @@ namespace {
 std::unique_ptr<Bystanders> make_bystanders(const std::string& kind, size_t threads, size_t pages,
                                             const PyCpus& cpus, size_t timeline_bins) {
   BystanderPlan plan;
-  plan.kind = choose<BystanderKind>(
-      "kind", kind, {{"fault", BystanderKind::fault}, {"mmap", BystanderKind::mmap}});
+  plan.kind = choose<BystanderKind>("kind", kind,
+                                    {{"fault", BystanderKind::fault},
+                                     {"mmap", BystanderKind::mmap},
+                                     {"populate", BystanderKind::populate}});
   plan.threads = threads;
   plan.pages = pages;
   plan.cpus = to_cpus(cpus);

@@ -15,6 +15,11 @@ void keep_base_pages(uint64_t start, uint64_t length) noexcept {
   (void)sys::madvise(start, length, MADV_NOHUGEPAGE);
 }
 
+void advise(const Mapping& mapping, int advice, const char* what) {
+  const int error = sys::madvise(mapping.address(), mapping.length(), advice);
+  if (error < 0) throw SystemError(-error, what);
+}
+
 }  // namespace
 
 Bystanders::Bystanders(const BystanderPlan& plan)
@@ -25,7 +30,7 @@ Bystanders::Bystanders(const BystanderPlan& plan)
   if (plan.pages == 0) throw std::invalid_argument("pages must be at least 1");
   for (size_t i = 0; i < plan.threads; ++i) {
     notes_.emplace_back(plan.timeline_bins);
-    if (kind_ != BystanderKind::fault) continue;
+    if (kind_ == BystanderKind::mmap) continue;
     mappings_.emplace_back(length_, MemoryKind::anonymous, false);
     keep_base_pages(mappings_.back().address(), length_);
   }
@@ -47,10 +52,16 @@ void Bystanders::run(size_t thread) {
   notes.log.set_origin(crew_.origin_ns());
   in_loop_.count_down();
   while (!stopping_.load(std::memory_order_relaxed)) {
-    if (kind_ == BystanderKind::fault) {
-      fault_round(mappings_[thread], notes);
-    } else {
-      mmap_round(notes);
+    switch (kind_) {
+      case BystanderKind::fault:
+        fault_round(mappings_[thread], notes);
+        break;
+      case BystanderKind::mmap:
+        mmap_round(notes);
+        break;
+      case BystanderKind::populate:
+        populate_round(mappings_[thread], notes);
+        break;
     }
   }
 }
@@ -62,8 +73,16 @@ void Bystanders::fault_round(const Mapping& mapping, Notes& notes) const {
     notes.log.record(start, sys::monotonic_ns());
     ++notes.touched;
   }
-  const int error = sys::madvise(mapping.address(), length_, MADV_DONTNEED);
-  if (error < 0) throw SystemError(-error, "madvise(MADV_DONTNEED) in a bystander");
+  advise(mapping, MADV_DONTNEED, "madvise(MADV_DONTNEED) in a bystander");
+}
+
+void Bystanders::populate_round(const Mapping& mapping, Notes& notes) const {
+  constexpr int populate_write = 23;  // MADV_POPULATE_WRITE, Linux 5.14
+  const uint64_t start = sys::monotonic_ns();
+  advise(mapping, populate_write, "madvise(MADV_POPULATE_WRITE) in a bystander");
+  notes.log.record(start, sys::monotonic_ns());
+  ++notes.touched;
+  advise(mapping, MADV_DONTNEED, "madvise(MADV_DONTNEED) in a bystander");
 }
 
 void Bystanders::mmap_round(Notes& notes) const {

@@ -20,6 +20,8 @@ namespace uffd::workload {
 enum class BystanderKind {
   fault,  // first touches of the pages of a private mapping, each timed; then MADV_DONTNEED of all
   mmap,   // mmap, first touches and munmap of the pages, timed as one
+  populate,  // MADV_POPULATE_WRITE of the private mapping, timed, which holds mmap_lock for as
+             // long; then MADV_DONTNEED
 };
 
 struct BystanderPlan {
@@ -45,10 +47,11 @@ class Bystanders {
   void run(size_t thread);
   void fault_round(const Mapping& mapping, Notes& notes) const;
   void mmap_round(Notes& notes) const;
+  void populate_round(const Mapping& mapping, Notes& notes) const;
 
   const BystanderKind kind_;
   const uint64_t length_;
-  std::vector<Mapping> mappings_;  // of each thread, for BystanderKind::fault
+  std::vector<Mapping> mappings_;  // of each thread, but for BystanderKind::mmap
   std::vector<Notes> notes_;       // of each thread
   std::latch in_loop_;
   std::atomic<bool> stopping_{false};

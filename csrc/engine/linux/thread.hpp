@@ -1,5 +1,5 @@
-// A named thread of ours: takes no signals (they are for the process's own threads) and may be held
-// to one CPU.
+// A named thread of ours: takes no signals but for its own mistakes (the others are for the
+// process's own threads) and may be held to one CPU.
 #pragma once
 
 #include <pthread.h>
@@ -47,6 +47,8 @@ template <typename Function>
 std::thread start_thread(const std::string& name, std::optional<Cpu> cpu, Function&& function) {
   sigset_t all, before;
   sigfillset(&all);
+  // Those of the thread itself: blocked, they end the process whatever its handlers say.
+  for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, own);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   std::thread thread([name, cpu, run = std::forward<Function>(function)]() mutable {
     pthread_setname_np(pthread_self(), name.c_str());

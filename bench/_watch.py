@@ -1,0 +1,107 @@
+"""One ending, and what a thread that works on meanwhile sees of it."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from _axes import PAGE
+from _latency import Counts
+from _memory import Pattern
+from _placement import FIRST, SECOND
+from _target import Touched
+from _targets import Target
+
+import pyuffd
+from pyuffd import EndingReport, _workload
+from pyuffd._manager import Ending
+
+Worker = Literal["target", "fault", "mmap", "populate"]
+
+REGION_BYTES = 4 * PAGE
+
+_BIN = _workload.BIN_NS * 1e-9
+_MARGIN = 0.005
+_TIMELINE_BINS = 3000
+_POPULATED_PAGES = 1024
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When things happen around an ending, in seconds.
+
+    Attributes:
+        steady: How long the thread works before the ending.
+        earlier: How long before the window around the ending the one to compare with lies; less than ``steady``.
+        afterwards: How long the thread works on.
+    """
+
+    steady: float
+    earlier: float
+    afterwards: float
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the thread saw, and when the manager let go."""
+
+    touched: Touched
+    report: EndingReport
+    timing: Timing
+
+    def bin_of(self, moment: float) -> int:
+        """The bin of the timeline that holds this moment of ``time.monotonic()``."""
+        return int((moment - self.touched.origin_ns * 1e-9) // _BIN)
+
+    @property
+    def began(self) -> float:
+        """When the manager began to let go."""
+        if self.report.began is None:
+            raise RuntimeError(f"the target was not let go: {self.report}")
+        return self.report.began
+
+    def window(self, which: str) -> slice:
+        """The bins from 5 ms before the ending to 5 ms after it, or as many ``"before"``.
+
+        An access belongs to the bin in which it ended.
+        """
+        first = self.bin_of(self.began - _MARGIN)
+        last = self.bin_of(self.began + (self.report.seconds or 0.0) + _MARGIN)
+        shift = round(self.timing.earlier / _BIN) if which == "before" else 0
+        return slice(first - shift, last + 1 - shift)
+
+    def histogram(self, which: str) -> Counts:
+        """Of the accesses in the window."""
+        counts: Counts = self.touched.timeline_histogram[self.window(which)].sum(axis=0, dtype=np.uint64)
+        return counts
+
+    def max_ns(self, which: str) -> int:
+        """The longest access in the window."""
+        return int(self.touched.timeline_max_ns[self.window(which)].max())
+
+
+def watch(target: Target, source: Pattern, regions: int, ending: Ending, worker: Worker, timing: Timing) -> Watched:
+    """Have all but one region resident, let the thread settle, and install the last: then the target ends."""
+    target.map([REGION_BYTES] * regions)
+    handoff = target.hand_over(source.source, [index * REGION_BYTES for index in range(regions)])
+    with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, ending=ending, verify=False) as served:
+        target.touch(target.ranges[:-1], timed=False, cpus=(SECOND,))
+        _start(target, worker)
+        time.sleep(timing.steady)
+        served.fill()
+        served.wait(progress=False)
+        time.sleep(timing.afterwards)
+        return Watched(_stop(target, worker), served.close(), timing)
+
+
+def _start(target: Target, worker: Worker) -> None:
+    if worker == "target":
+        target.start_touching(target.ranges[:-1], order="random", passes=0, cpus=(FIRST,), timeline_bins=_TIMELINE_BINS)
+    elif worker == "populate":
+        target.start_bystanders(worker, pages=_POPULATED_PAGES, cpus=(FIRST,), timeline_bins=_TIMELINE_BINS)
+    else:
+        target.start_bystanders(worker, cpus=(FIRST,), timeline_bins=_TIMELINE_BINS)
+
+
+def _stop(target: Target, worker: Worker) -> Touched:
+    return target.finish_touching(stop=True) if worker == "target" else target.stop_bystanders()
