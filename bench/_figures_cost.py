@@ -99,7 +99,8 @@ def stalls(results: Results) -> Drawn | None:
     panels[0].yaxis.set_major_formatter(seconds)
     handles, labels = panels[0].get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    panels[0].legend(list(once.values()), list(once), fontsize=8, title="median; lines: all values")
+    title = "median; lines: all values"
+    figure.legend(list(once.values()), list(once), loc="outside upper center", ncols=len(once), fontsize=8, title=title)
     return Drawn(_stall_sentence(pairs), figure)
 
 

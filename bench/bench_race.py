@@ -181,7 +181,8 @@ def wilson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, flo
     centre = rate + z * z / (2 * trials)
     spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return low if hits > 0 else 0.0, high if hits < trials else 1.0
 
 
 if __name__ == "__main__":
