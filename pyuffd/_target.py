@@ -68,6 +68,8 @@ class Stats:
         events: FORK, REMAP, REMOVE and UNMAP messages read.
         dropped: Faults on pages that the target had dropped itself; they read as zeros.
         poisoned: Pages that could not be supplied and were poisoned.
+        lost_wakes: Threads that slept for a second while nobody was going to wake them: their message had been read by
+            somebody else, or a wake-up went astray. They were woken.
         failed: Pages that could be neither supplied nor poisoned; their touchers sleep.
         latency: uint64 counts per bucket: from the read of a fault's message until its page was installed.
         latency_bounds: uint64 lower bounds of those buckets, in nanoseconds.
@@ -85,6 +87,7 @@ class Stats:
     events: int
     dropped: int
     poisoned: int
+    lost_wakes: int
     failed: int
     latency: npt.NDArray[np.uint64] = field(repr=False)
     latency_bounds: npt.NDArray[np.uint64] = field(repr=False)

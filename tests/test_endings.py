@@ -469,3 +469,39 @@ hear()
         if missing != "zero":
             assert "gone" in report.reason
             assert report.verified is None
+
+
+DOOMED = """
+memory = Managed(pages=64)
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    pyuffd.handoff.send(sock, pyuffd.Userfaultfd(user_mode_only=None), [(memory.start, memory.length, 0, PAGE)])
+tell("handed over")
+how = hear()
+memory.touch(3, 1)
+if how == "exit":
+    os._exit(0)
+if how == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+os.execv("/bin/cat", ["cat"])
+"""
+
+
+@pytest.mark.parametrize("ending", ["auto", "keep-open"])
+@pytest.mark.parametrize("how", ["exit", "kill", "exec"])
+def test_a_target_that_dies_ends_by_itself(how: str, ending: Any) -> None:
+    """Nobody fills, so no ioctl tells; another target of the same handler is served on."""
+    other = Managed(pages=8)
+    data = Managed(pages=64).data
+    ours, theirs = socket.socketpair()
+    with pyuffd.Manager(handlers=1) as manager, ours, theirs, Child(DOOMED, theirs.fileno(), sockets=[theirs]) as child:
+        got = pyuffd.handoff.receive(ours, pyuffd.MemorySource(data))
+        kept = manager.add(pyuffd.Userfaultfd(user_mode_only=None), [other.region()])
+        target = manager.add(got.uffd, got.regions, pid=got.pid, ending=ending, fault_around=1)
+        assert child.hear() == "handed over"
+        child.tell(how)
+        assert target.wait(10, progress=False)
+        report = target.close()
+        assert (report.ending, report.missing_pages) == ("early-close", 63)
+        assert "gone" in report.reason
+        other.touch()
+        assert kept.close().missing_pages == 0

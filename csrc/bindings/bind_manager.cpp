@@ -148,6 +148,7 @@ py::dict stats(const TargetHandle& handle) {
   result["pages"] = count(Count::pages);
   result["bytes"] = count(Count::bytes);
   result["eexist"] = count(Count::eexist);
+  result["lost_wakes"] = count(Count::lost_wakes);
   result["enoent"] = count(Count::enoent);
   result["eagain"] = count(Count::eagain);
   result["events"] = count(Count::events);

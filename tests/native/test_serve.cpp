@@ -320,11 +320,34 @@ TEST_SUITE("serve") {
     const uint64_t start = (memory.at(0) + window - 1) / window * window;
     const uint64_t number = (start - memory.at(0)) / page();
     Manager manager({});
-    auto served = add(manager, {Region({start, 3 * page()}, memory.source(), number * page(), page())},
-                      {.fault_around = 64});
+    auto served =
+        add(manager, {Region({start, 3 * page()}, memory.source(), number * page(), page())},
+            {.fault_around = 64});
     CHECK(memory.right(number + 1));
     wait(*served);
     CHECK(count(*served, Count::copies) == 1);
+  }
+
+  // Whoever holds another descriptor can read a fault, and then nobody else is told of it.
+  TEST_CASE("a thread that sleeps unseen is woken and counted") {
+    const Memory memory(4);
+    auto source = std::make_shared<GatedSource>(memory.source());
+    Userfaultfd uffd = open_uffd();
+    const Fd thief(::dup(uffd.fd()));
+    Manager manager({});
+    auto served = manager.add(uffd, {memory.region(source)},
+                              {.ending = Ending::unregister, .fault_around = 1});
+    Toucher first(memory.at(0));
+    until([&] { return source->asked() == 1; });  // the handler itself waits
+    Toucher second(memory.at(2));
+    uffd_msg message;
+    until([&] { return ::read(thief.get(), &message, sizeof message) == sizeof message; });
+    source->open();
+    CHECK(first.join() != 0);
+    CHECK(second.join() != 0);
+    CHECK(count(*served, Count::lost_wakes) == 1);
+    CHECK(memory.all_right());
+    wait(*served);
   }
 }
 

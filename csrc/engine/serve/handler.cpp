@@ -41,10 +41,29 @@ Run coalesce(const ServedTarget& served, const Region& region,
   return run;
 }
 
+constexpr int kWatchMs = static_cast<int>(Watchdog::kPause.count());
+
+// What epoll returns for a target's process is its address with this bit: its userfaultfd has the
+// plain one.
+constexpr uintptr_t kProcessTag = 1;
+static_assert(alignof(ServedTarget) > kProcessTag);
+
+void* tagged(ServedTarget& served) noexcept {
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(&served) | kProcessTag);
+}
+bool is_tagged(const void* data) noexcept {
+  return (reinterpret_cast<uintptr_t>(data) & kProcessTag) != 0;
+}
+ServedTarget& untagged(void* data) noexcept {
+  return *reinterpret_cast<ServedTarget*>(reinterpret_cast<uintptr_t>(data) & ~kProcessTag);
+}
+
 }  // namespace
 
 Handler::Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends)
-    : ends_(ends), epoll_(or_throw(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")) {
+    : ends_(ends),
+      epoll_(or_throw(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+      watchdog_(ends) {
   const int result = sys::epoll_add(epoll_.get(), wake_.get(), EPOLLIN, nullptr);
   if (result < 0) throw SystemError(-result, "epoll_ctl of a handler's eventfd");
   thread_ = start_thread(name, cpu, [this] { run(); });
@@ -64,11 +83,19 @@ void Handler::add(ServedTarget& served) {
   const int result =
       sys::epoll_add(epoll_.get(), served.target.uffd().fd(), EPOLLIN | EPOLLET, &served);
   if (result < 0) throw SystemError(-result, "epoll_ctl of the userfaultfd");
+  // Without it the watchdog notices the same, a little later.
+  if (served.process)
+    sys::epoll_add(epoll_.get(), served.process.get(), EPOLLIN | EPOLLET, tagged(served));
+  {
+    const std::lock_guard lock(mutex_);
+    served_.push_back(&served);
+  }
   targets_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Handler::remove(ServedTarget& served) {
   sys::epoll_remove(epoll_.get(), served.target.uffd().fd());
+  if (served.process) sys::epoll_remove(epoll_.get(), served.process.get());
   std::unique_lock lock(mutex_);
   to_remove_.push_back(&served);
   ask(lock);
@@ -89,16 +116,21 @@ void Handler::ask(std::unique_lock<std::mutex>& lock) {
 void Handler::run() {
   std::array<epoll_event, 16> events;
   for (;;) {
+    const int retry_ms = retry_.timeout_ms();
     const int count = sys::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
-                                      retry_.timeout_ms());
+                                      retry_ms >= 0 ? retry_ms : kWatchMs);
     bool asked = false;
     for (int i = 0; i < count; ++i) {
-      if (auto* served = static_cast<ServedTarget*>(events[static_cast<size_t>(i)].data.ptr)) {
-        serve(*served);
-      } else {
+      void* const data = events[static_cast<size_t>(i)].data.ptr;
+      if (!data) {
         asked = true;
+      } else if (is_tagged(data)) {
+        watchdog_.check_life(untagged(data));
+      } else {
+        serve(*static_cast<ServedTarget*>(data));
       }
     }
+    if (count == 0 && retry_ms < 0) watch();
     retry_.run_due([this](const RetryQueue::Entry& entry) {
       resolve_run(*entry.served, std::span(&entry.address, 1), entry.read_at);
       announce_if_settled(*entry.served);
@@ -184,10 +216,21 @@ void Handler::announce_if_settled(ServedTarget& served) {
     ends_.announce(served);
 }
 
+void Handler::watch() {
+  const std::lock_guard lock(mutex_);
+  for (ServedTarget* served : served_) {
+    watchdog_.check_life(*served);
+    watchdog_.check_sleepers(*served);
+  }
+}
+
 bool Handler::obey() {
   wake_.drain();
   const std::lock_guard lock(mutex_);
-  for (const ServedTarget* served : to_remove_) retry_.forget(*served);
+  for (ServedTarget* served : to_remove_) {
+    retry_.forget(*served);
+    std::erase(served_, served);
+  }
   to_remove_.clear();
   answered_ = asked_;
   obeyed_.notify_all();

@@ -16,6 +16,7 @@
 #include "engine/serve/end_queue.hpp"
 #include "engine/serve/installer.hpp"
 #include "engine/serve/retry_queue.hpp"
+#include "engine/serve/watchdog.hpp"
 
 namespace uffd {
 
@@ -43,6 +44,7 @@ class Handler {
   size_t resolve_run(ServedTarget& served, std::span<const uint64_t> addresses, uint64_t read_at);
   void conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> addresses,
                 uint64_t read_at);
+  void watch();
   void announce_if_settled(ServedTarget& served);
   void ask(std::unique_lock<std::mutex>& lock);
   // Forgets the targets that are to be removed; true when the thread is to stop.
@@ -54,10 +56,12 @@ class Handler {
   std::array<uffd_msg, kBatch> messages_;
   std::array<uint64_t, kBatch> addresses_;
   RetryQueue retry_;
+  Watchdog watchdog_;
   std::atomic<size_t> targets_{0};
 
   std::mutex mutex_;
   std::condition_variable obeyed_;
+  std::vector<ServedTarget*> served_;  // all of them
   std::vector<ServedTarget*> to_remove_;
   uint64_t asked_ = 0;     // how often the thread was asked to obey
   uint64_t answered_ = 0;  // up to which of these it did

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
 
@@ -109,6 +110,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
       options.fault_around, options.verify, fillers_->threads());
   const RegionTable& table = served->target.regions();
   if (options.registered && this_process) refuse_foreign(table);
+  if (!this_process) served->process = open_pidfd(options.pid);
   served->local_memory = LocalMemory(table, this_process);
   if (!options.registered) register_regions(uffd, table);
   if (this_process) forbid_fork(table);
@@ -120,8 +122,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   served->target.take(std::move(uffd));
   // What somebody else has read is told to nobody again: its threads wake up and fault once more.
   // Before it is served, since it may have ended right afterwards.
-  const uint64_t start = table.all().front().range.start;
-  served->target.uffd().wake(start, table.all().back().range.end() - start);
+  wake_all(served->target);
   served->handler->add(*served);
   return served;
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/ending/ending.hpp"
+#include "engine/linux/fd.hpp"
 #include "engine/serve/local_memory.hpp"
 #include "engine/serve/stats.hpp"
 #include "engine/target/target.hpp"
@@ -43,10 +44,14 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
 
   LocalMemory local_memory;               // until nothing is missing
   Handler* handler = nullptr;             // set before it serves, then constant
+  Fd process;                             // of another process, as a pidfd; the same
   Counters handler_counters;              // the handler's
   LatencyHistogram latency;               // the handler's
   Counters ender_counters;                // the ender's
   std::vector<Counters> filler_counters;  // one each
+
+  uint64_t watched_sleepers = 0;  // at the watchdog's last look; the handler's
+  uint64_t watched_faults = 0;    // how many had been read then; the handler's
 
   std::atomic<bool> in_service{false};  // a batch of faults is being resolved: fillers yield
   std::atomic<bool> gone{false};        // its address space is no more

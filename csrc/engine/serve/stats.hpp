@@ -14,19 +14,20 @@
 namespace uffd {
 
 enum class Count : size_t {
-  faults,     // fault messages read
-  reads,      // read() calls that returned at least one
-  copies,     // COPY calls
-  zeropages,  // ZEROPAGE calls
-  pages,      // pages installed
-  bytes,      // bytes installed
-  eexist,     // pages found installed by another; woken
-  enoent,     // pages found unmapped or no longer registered; woken
-  eagain,     // calls that must be tried again: mmap_changing, or no memory
-  events,     // FORK, REMAP, REMOVE and UNMAP messages read
-  dropped,    // faults on pages that the target had dropped itself; they read as zeros
-  poisoned,   // pages that could not be supplied, poisoned
-  failed,     // pages that could be neither supplied nor poisoned; their touchers sleep
+  faults,      // fault messages read
+  reads,       // read() calls that returned at least one
+  copies,      // COPY calls
+  zeropages,   // ZEROPAGE calls
+  pages,       // pages installed
+  bytes,       // bytes installed
+  eexist,      // pages found installed by another; woken
+  enoent,      // pages found unmapped or no longer registered; woken
+  eagain,      // calls that must be tried again: mmap_changing, or no memory
+  events,      // FORK, REMAP, REMOVE and UNMAP messages read
+  dropped,     // faults on pages that the target had dropped itself; they read as zeros
+  poisoned,    // pages that could not be supplied, poisoned
+  lost_wakes,  // threads that slept though nobody was going to wake them; woken
+  failed,      // pages that could be neither supplied nor poisoned; their touchers sleep
   size
 };
 

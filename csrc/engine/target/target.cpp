@@ -21,7 +21,17 @@ Target::Target(RegionTable regions, pid_t pid)
     : regions_(std::move(regions)),
       residency_(regions_.pages()),
       pid_(pid),
-      zeros_(largest_page(regions_), MemoryKind::anonymous, false) {}
+      zeros_(largest_page(regions_), MemoryKind::anonymous, false),
+      unreadable_(zeros_.length(), MemoryKind::anonymous, false) {
+  or_throw(
+      ::mprotect(reinterpret_cast<void*>(unreadable_.address()), unreadable_.length(), PROT_NONE),
+      "mprotect");
+}
+
+bool Target::address_space_gone() const noexcept {
+  const Region& any = regions_.all().front();
+  return uffd_.copy(any.range.start, unreadable_.address(), any.page_size, 0).error == -ESRCH;
+}
 
 void Target::add_poisoned(Range range) {
   const std::lock_guard lock(poisoned_mutex_);
@@ -91,6 +101,12 @@ void register_region(const Userfaultfd& uffd, const Region& region) {
 }
 
 }  // namespace
+
+void wake_all(const Target& target) noexcept {
+  const auto regions = target.regions().all();
+  const uint64_t start = regions.front().range.start;
+  target.uffd().wake(start, regions.back().range.end() - start);
+}
 
 int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept {
   const int result = uffd.unregister(range.start, range.length);

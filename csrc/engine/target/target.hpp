@@ -34,6 +34,10 @@ class Target {
   // The address of zeros, as many as the largest page of a region has.
   uint64_t zeros() const noexcept { return zeros_.address(); }
 
+  // Whether it has exited or has executed another program. Installs nothing: it asks for a copy of
+  // memory that cannot be read.
+  bool address_space_gone() const noexcept;
+
   // What its source could not supply and is poisoned: a toucher gets SIGBUS. Kept, since COPY would
   // erase the marker.
   void add_poisoned(Range range);
@@ -44,7 +48,8 @@ class Target {
   RegionTable regions_;
   Residency residency_;
   pid_t pid_;
-  Mapping zeros_;  // never written, so it takes no memory: the kernel reads its zero page
+  Mapping zeros_;       // never written, so it takes no memory: the kernel reads its zero page
+  Mapping unreadable_;  // as long
   mutable std::mutex poisoned_mutex_;
   std::vector<Range> poisoned_;  // neighbours joined
 };
@@ -52,6 +57,9 @@ class Target {
 // UNREGISTER can leave a thread of the range asleep (it wakes before it clears, and missing faults
 // only), so a WAKE follows, always. Returns UNREGISTER's result: 0 or -errno.
 int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept;
+
+// Wakes every thread that sleeps in a region: it faults again, and its message comes again.
+void wake_all(const Target& target) noexcept;
 
 // Registers the regions for missing faults; those registered before are let go again when one is
 // refused. Throws SystemError or std::invalid_argument that names the region and the reason.
