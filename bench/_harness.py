@@ -72,6 +72,9 @@ def _orchestrate(cases: Sequence[Case], options: argparse.Namespace) -> int:
     if output and output.exists():
         print(f"{output} exists and is not overwritten: choose another name", file=sys.stderr)
         return 1
+    if not cases:
+        print(f"no case has {options.filter!r} in its name: --list prints them all", file=sys.stderr)
+        return 1
     for case in cases:
         if case.unavailable:
             print(f"skipped {case.name}: {case.unavailable}", file=sys.stderr)

@@ -73,6 +73,12 @@ def main() -> int:
     if options.worker:
         print(json.dumps(_work(json.loads(options.worker))))
         return 0
+    if options.closes < 1 or options.wake_seconds <= 0:
+        print("--closes must be at least 1, and --wake-seconds more than 0", file=sys.stderr)
+        return 1
+    if options.output and not options.output.parent.is_dir():
+        print(f"{options.output.parent} is no folder: choose another place for the output", file=sys.stderr)
+        return 1
     if options.output and options.output.exists():
         print(f"{options.output} exists and is not overwritten: choose another name", file=sys.stderr)
         return 1
@@ -154,7 +160,9 @@ def _print(races: Sequence[dict[str, Any]], wakes: Sequence[dict[str, Any]], clo
         lines.append([memory, *(f"{sum(race.get(name, 0) for race in chosen):,}" for name in counted)])
     print_table(["memory", *counted], lines)
     print()
-    print_table(["release", "threads", "rounds", "left asleep", "rate (95 %)"], [_wake_line(wake) for wake in wakes])
+    print_table(
+        ["release", "threads", "rounds", "that left one asleep", "rate (95 %)"], [_wake_line(wake) for wake in wakes]
+    )
     failures = [entry["failure"] for entry in (*races, *wakes) if "failure" in entry]
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)

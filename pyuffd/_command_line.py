@@ -10,14 +10,22 @@ from typing import Any
 
 from pyuffd._flags import Feature
 from pyuffd._probe import Probe, probe
+from pyuffd._release import known_release
 from pyuffd._version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0 where something can be served, 1 where nothing can."""
     options = _parser().parse_args(arguments)
-    found = _probed(options.fresh)
-    print(json.dumps(as_json(found), indent=2) if options.json else found)
+    try:
+        found = _probed(options.fresh)
+        print(json.dumps(as_json(found), indent=2) if options.json else found, flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # nobody reads, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        print(f"pyuffd: cannot write: {error.strerror}", file=sys.stderr)
+        return 1
     return 0 if found.usable else 1
 
 
@@ -42,7 +50,14 @@ def _probed(fresh: bool) -> Probe:
         return found
     if sys.stderr.isatty():
         print("finding out by experiment what this kernel does (some seconds)", file=sys.stderr)
-    return probe(fresh=True)
+    fresh_found = probe(fresh=True)
+    if fresh_found.release.found_by == "experiment" and known_release().found_by != "experiment":
+        print(
+            "what was found could not be kept, so ending='auto' goes by the kernel's version: make "
+            "$XDG_CACHE_HOME/pyuffd, or ~/.cache/pyuffd, a folder that this user owns and may write",
+            file=sys.stderr,
+        )
+    return fresh_found
 
 
 def as_json(found: Probe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pyuffd import _core
 
-# How long UNREGISTER is watched for lost wake-ups: in that time a kernel that loses any loses several.
+# How long UNREGISTER is watched for lost wake-ups. A kernel that loses some may lose none in that time.
 _LOST_WAKE_SECONDS = 2.0
 
 _EARLY_CLOSE = {
@@ -20,7 +20,7 @@ class LostWakes:
 
     Attributes:
         rounds: How many times memory was registered and unregistered under threads that read it.
-        lost: Threads that slept on afterwards. None is no proof that it cannot happen.
+        lost: Rounds that left a thread asleep. None is no proof that it cannot happen.
     """
 
     rounds: int
@@ -38,7 +38,7 @@ class Release:
         reason: Why the experiment could not decide, if it was tried now and could not.
         rounds: Of the experiment, all of which agreed.
         minor_faults: The most that a thread which met the released userfaultfd took in one round: thousands with
-            nopage, one with retry.
+            nopage, one or two with retry.
         lost_wakes: Of UNREGISTER without WAKE; None where they were not counted.
     """
 
@@ -58,7 +58,7 @@ class Release:
     def lost_wakes_text(self) -> str:
         """What was seen of UNREGISTER, in a few words."""
         if self.lost_wakes is None:
-            return "not counted: 'pyuffd probe --fresh' does"
+            return "not counted ('pyuffd probe --fresh' does, where it can)"
         if self.lost_wakes.lost:
             return f"loses wake-ups: {self.lost_wakes.lost:,} in {self.lost_wakes.rounds:,} rounds"
         return f"no wake-up lost in {self.lost_wakes.rounds:,} rounds, which is no proof"

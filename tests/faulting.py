@@ -133,6 +133,7 @@ class Managed:
 _PRELUDE = """
 import faulthandler, gc, json, os, signal, socket, sys, threading, time, warnings
 faulthandler.enable()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 faulthandler.dump_traceback_later({limit}, exit=True)
 sys.path.insert(0, {package!r})
 sys.path.insert(0, {tests!r})

@@ -100,8 +100,9 @@ WAKE = {"experiment": "unregister", "end": "exited", "rounds": 700, "lost": 0}
         ("close", [{"end": "signalled", "signal": 7}], "SIGBUS", "killed by SIGBUS"),
         ("missing", [{"end": "exited", "message": "no memory"}], "NOTHING", "no memory"),
         ("unregister", [WAKE], "CLEAN", "700"),
-        ("unregister", [WAKE | {"lost": 3}], "ASLEEP", "3 left asleep in 700"),
-        ("gup-mlock", [{"end": "exited", "error": ""}], "CLEAN", "clean"),
+        ("unregister", [WAKE | {"lost": 3}], "ASLEEP", "3 of 700 rounds left one asleep"),
+        ("gup-mlock", [{"end": "exited", "error": "", "call_ns": 10, "close_ns": 9}], "CLEAN", "clean"),
+        ("gup-readv", [{"end": "exited", "error": "", "call_ns": 10, "close_ns": 1}], "NOTHING", "did not meet"),
         ("gup-mlock", [{"end": "exited", "error": "Bad address"}], "ERROR", "Bad address"),
     ],
 )
@@ -146,4 +147,4 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
 def test_a_report_of_an_earlier_run(tmp_path: Path) -> None:
     record = {"name": "host", "kernel": "6.18", "records": [WAKE | {"lost": 3}], "complete": True}
     (tmp_path / "kernels.json").write_text(json.dumps([record]))
-    assert "3 left asleep in 700" in laboratory("--report", tmp_path).stdout
+    assert "3 of 700 rounds left one asleep" in laboratory("--report", tmp_path).stdout

@@ -25,8 +25,10 @@ def main() -> int:
     """Run the laboratory; 1 where something it needs is missing or a kernel did not come to its end."""
     options = _parse()
     if options.report:
-        _report(options.report, read_raw(options.report))
-        return 0
+        return _report_again(options.report)
+    if options.out.exists() and not options.out.is_dir():
+        print(f"{options.out} is no folder: choose another --out", file=sys.stderr)
+        return 1
     if options.out.exists() and any(options.out.iterdir()):
         print(f"{options.out} is not empty: choose another --out, or remove it", file=sys.stderr)
         return 1
@@ -66,6 +68,16 @@ def _run(names: Sequence[str], cache: Path) -> list[Run]:
     return runs
 
 
+def _report_again(folder: Path) -> int:
+    try:
+        runs = read_raw(folder)
+    except (OSError, ValueError, TypeError) as error:
+        print(f"{folder} holds no results of the laboratory that can be read: {error}", file=sys.stderr)
+        return 1
+    _report(folder, runs)
+    return 0
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -79,4 +91,7 @@ def _report(out: Path, runs: Sequence[Run]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

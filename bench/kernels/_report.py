@@ -72,7 +72,7 @@ def _cells(experiment: str, runs: Sequence[Run]) -> list[Verdict]:
 
 
 def _title(run: Run) -> str:
-    return f"{run.name}\nLinux {run.kernel}" + ("" if run.complete else "\n(did not end)")
+    return f"{run.name}\nLinux {run.kernel}, {run.cpus} CPUs" + ("" if run.complete else "\n(did not end)")
 
 
 def _square(column: int, row: int, colour: str) -> "matplotlib.patches.Rectangle":

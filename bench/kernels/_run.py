@@ -23,6 +23,7 @@ class Run:
         name: The generation, or ``"host"``.
         kernel: As ``uname -r`` prints it.
         records: One of each experiment that ended, in order.
+        cpus: How many it ran on.
         complete: Whether the program came to its end; a kernel that hangs does not.
         console: Everything that was printed.
     """
@@ -32,6 +33,7 @@ class Run:
     records: Sequence[dict[str, Any]]
     complete: bool
     console: str
+    cpus: int = 0
 
 
 def run_on_host(program: Path) -> Run:
@@ -67,7 +69,7 @@ def _output_of(command: Sequence[str]) -> str:
 
 
 def _parsed(name: str, console: str) -> Run:
-    records, kernel, complete = [], "unknown", False
+    records, kernel, cpus, complete = [], "unknown", 0, False
     for line in console.splitlines():
         start = line.find("{")
         try:
@@ -79,6 +81,6 @@ def _parsed(name: str, console: str) -> Run:
         if "experiment" in record:
             records.append(record)
         elif "kernel" in record:
-            kernel = record["kernel"]
+            kernel, cpus = record["kernel"], record.get("cpus", 0)
         complete = complete or record.get("complete") is True
-    return Run(name, kernel, records, complete, console)
+    return Run(name, kernel, records, complete, console, cpus)

@@ -62,6 +62,8 @@ def verdict(experiment: str, records: Sequence[Record]) -> Verdict:
     (record,) = records
     if experiment == "probe":
         return _probed(record)
+    if experiment.startswith("gup-") and not record["error"] and record["close_ns"] < record["call_ns"] / 2:
+        return Verdict(Severity.NOTHING, "did not meet")
     if experiment.startswith("gup-"):
         return Verdict(Severity.ERROR, record["error"]) if record["error"] else Verdict(Severity.CLEAN, "clean")
     return _raced(record) if "closes" in record else _waked(record)
@@ -100,5 +102,5 @@ def _raced(record: Record) -> Verdict:
 
 def _waked(record: Record) -> Verdict:
     if record["lost"]:
-        return Verdict(Severity.ASLEEP, f"{record['lost']:,} left asleep in {record['rounds']:,}")
-    return Verdict(Severity.CLEAN, f"clean, {record['rounds']:,}")
+        return Verdict(Severity.ASLEEP, f"{record['lost']:,} of {record['rounds']:,} rounds left one asleep")
+    return Verdict(Severity.CLEAN, f"clean, {record['rounds']:,} rounds")

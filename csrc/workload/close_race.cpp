@@ -82,14 +82,15 @@ class CloseRace {
  public:
   explicit CloseRace(const CloseRacePlan& plan)
       : plan_(checked(plan)), pages_(plan), copied_(plan.pages) {
-    for (size_t i = 0; i < plan_.threads; ++i)
-      threads_.emplace_back(start_thread("uffd-racer", std::nullopt, [this, i] { attend(i); }));
+    try {
+      for (size_t i = 0; i < plan_.threads; ++i)
+        threads_.emplace_back(start_thread("uffd-racer", std::nullopt, [this, i] { attend(i); }));
+    } catch (...) {
+      send_home();
+      throw;
+    }
   }
-  ~CloseRace() {
-    round_ = kLeave;
-    round_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~CloseRace() { send_home(); }
 
   CloseRaceResult run() {
     const uint64_t began = sys::monotonic_ns();
@@ -106,6 +107,12 @@ class CloseRace {
  private:
   static constexpr uint64_t kLeave = UINT64_MAX;
 
+  void send_home() {
+    round_ = kLeave;
+    round_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   void race(uint64_t round) {
     pages_.forget();
     prepare_image(round);
@@ -121,7 +128,9 @@ class CloseRace {
     for (uint64_t page = 0; page < plan_.pages; ++page) {
       if (copied_[page]) copy(uffd, page);
     }
-    result_.raced += finished_ < plan_.threads;
+    const size_t finished =
+        finished_;  // before those that started: none is counted as at work twice
+    result_.raced += started_ > finished;
     uffd.close();
     wait_for_threads();
     if (result_.lost == 0 && sigbus_ == sigbus_before) check(round);

@@ -24,7 +24,7 @@ struct CloseRacePlan {
 
 struct CloseRaceResult {
   uint64_t closes = 0;
-  uint64_t raced = 0;     // closes that found threads at work
+  uint64_t raced = 0;     // closes that found a thread at work: begun, and not through
   uint64_t accesses = 0;  // to pages
   uint64_t sigbus = 0;    // accesses that got SIGBUS
   uint64_t wrong = 0;  // pages with other bytes than were copied or written; zeros if never copied

@@ -30,14 +30,16 @@ class Readers {
     sys::madvise(memory_.address(), memory_.length(), MADV_NOHUGEPAGE);
     // Gives the VMA its anon_vma: without one, no fault runs under its own lock on some kernels.
     *reinterpret_cast<volatile char*>(memory_.address()) = 1;
-    for (size_t i = 0; i < threads; ++i)
-      threads_.emplace_back(
-          start_thread("uffd-reader", std::nullopt, [this, i] { read_until_stopped(i); }));
+    try {
+      for (size_t i = 0; i < threads; ++i)
+        threads_.emplace_back(
+            start_thread("uffd-reader", std::nullopt, [this, i] { read_until_stopped(i); }));
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
-  ~Readers() {
-    stopping_ = true;
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Readers() { stop(); }
 
   const Mapping& memory() const { return memory_; }
 
@@ -57,6 +59,10 @@ class Readers {
   }
 
  private:
+  void stop() {
+    stopping_ = true;
+    for (std::thread& thread : threads_) thread.join();
+  }
   void read_until_stopped(size_t thread) {
     const uint64_t page = sys::page_size();
     const uint64_t start = memory_.address() + thread * pages_ * page;
@@ -119,10 +125,10 @@ LostWakes count_lost_wakes(const LostWakePlan& plan) {
     uffd.unregister(memory.address(), memory.length());
     if (plan.release == Release::unregister_and_wake) uffd.wake(memory.address(), memory.length());
     if (pending(uffd) == 0) continue;
-    counted.lost += asleep(uffd);
+    counted.lost += asleep(uffd) > 0;
     uffd.wake(memory.address(), memory.length());
   }
-  if (plan.release == Release::close) counted.lost = readers->stuck(kStuck);
+  if (plan.release == Release::close) counted.lost = readers->stuck(kStuck) > 0;
   // Nothing wakes a thread that a close has lost: it and its memory are left behind.
   if (plan.release == Release::close && counted.lost > 0) (void)readers.release();
   return counted;

@@ -27,7 +27,7 @@ struct LostWakePlan {
 
 struct LostWakes {
   uint64_t rounds = 0;
-  uint64_t lost = 0;  // threads that were asleep for long after a release; then they were woken
+  uint64_t lost = 0;  // rounds that left a thread asleep; it was woken then
 };
 
 // A thread that a close loses cannot be woken and is left behind, with its memory: call it in a

@@ -27,6 +27,7 @@ class Actor {
  public:
   Actor(const char* name, std::function<void()> act)
       : thread_(start_thread(name, std::nullopt, [this, act = std::move(act)] {
+          (void)sigbus_landing();  // its first use may map memory, and wait for mmap_lock
           tid_ = static_cast<pid_t>(::syscall(SYS_gettid));
           tid_.notify_one();
           order_.wait(kWait);

@@ -85,8 +85,15 @@ void run_rounds(int fd) {
     const ReleaseRound round = run_release_round(held);
     if (round.fault == ReleaseRound::Fault::undecided) held = std::min(2 * held, kMostHeld);
     tally.add(round);
+    write_all(fd, tally.line() + '\n');  // the last one counts, also if the next round hangs
   }
-  write_all(fd, tally.line());
+}
+
+std::string last_line(const std::string& text) {
+  const size_t end = text.rfind('\n');
+  if (end == std::string::npos) return "";
+  const size_t begin = end == 0 ? std::string::npos : text.rfind('\n', end - 1);
+  return text.substr(begin == std::string::npos ? 0 : begin + 1, end - (begin + 1));
 }
 
 ReleaseFinding read_finding(const std::string& line) {
@@ -109,10 +116,10 @@ ReleaseFinding probe_release() {
   const uint64_t began = sys::monotonic_ns();
   const ChildOutcome child = run_in_child(kLimit, run_rounds);
   ReleaseFinding finding;
-  if (child.end == ChildOutcome::End::exited && child.code == 0) {
-    finding = read_finding(child.output);
-  } else {
-    finding.reason = "the experiment ended with " + text(child, kLimit);
+  const bool well = child.end == ChildOutcome::End::exited && child.code == 0;
+  finding = read_finding(last_line(child.output));
+  if (!finding.generation && !well) {
+    finding.reason = "the experiment was not finished: " + text(child, kLimit);
     if (!child.output.empty()) finding.reason += ": " + child.output;
   }
   finding.seconds = seconds_since(began);

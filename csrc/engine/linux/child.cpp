@@ -34,7 +34,8 @@ bool read_all(int fd, Clock::time_point deadline, std::string& output) {
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     pollfd waited{fd, POLLIN, 0};
-    if (left <= 0 || ::poll(&waited, 1, static_cast<int>(left)) == 0) return false;
+    if (left <= 0) return false;
+    if (::poll(&waited, 1, static_cast<int>(left)) <= 0) continue;  // the deadline, or a signal
     char text[4096];
     const ssize_t length = sys::read(fd, text, sizeof text);
     if (length == 0) return true;
@@ -69,8 +70,11 @@ ChildOutcome run_in_child(std::chrono::milliseconds limit, const std::function<v
   const bool in_time = read_all(from_child.get(), deadline, outcome.output);
   if (!in_time) ::kill(child, SIGKILL);
   int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  pid_t ended;
+  while ((ended = ::waitpid(child, &status, 0)) < 0 && errno == EINTR) {
   }
+  // Where SIGCHLD is ignored the kernel keeps no status: what it wrote must do.
+  if (ended < 0) status = 0;
   if (!in_time) {
     outcome.end = ChildOutcome::End::timed_out;
   } else if (WIFSIGNALED(status)) {

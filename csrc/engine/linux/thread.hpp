@@ -50,13 +50,15 @@ std::thread start_thread(const std::string& name, std::optional<Cpu> cpu, Functi
   // Those of the thread itself: blocked, they end the process whatever its handlers say.
   for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, own);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread([name, cpu, run = std::forward<Function>(function)]() mutable {
+  const struct Restore {
+    const sigset_t& mask;
+    ~Restore() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
+  } restore{before};
+  return std::thread([name, cpu, run = std::forward<Function>(function)]() mutable {
     pthread_setname_np(pthread_self(), name.c_str());
     if (cpu) cpu->hold_this_thread();
     run();
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
 }
 
 }  // namespace uffd
