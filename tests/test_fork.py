@@ -115,17 +115,15 @@ def test_memory_at_the_addresses_of_the_parents_managed_memory_may_be_a_source()
 memory = Managed(pages=2000)
 target = memory.serve()
 def serve():
-    import mmap
-    here = None
-    keep = []
-    for _ in range(200):
-        keep.append(pyuffd.Mapping(memory.length))
-        if keep[-1].address < memory.start + memory.length and memory.start < keep[-1].address + memory.length:
-            here = keep[-1]
-            break
-    assert here is not None
-    here.array[:] = 5
-    lazy = pyuffd.lazy_array(pyuffd.MemorySource(here.array), "u1", here.length)
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    flags = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+    address, length = ctypes.c_void_p(memory.start), ctypes.c_size_t(memory.length)
+    assert libc.mmap(address, length, 3, flags, -1, ctypes.c_long(0)) == memory.start
+    here = np.ctypeslib.as_array((ctypes.c_uint8 * memory.length).from_address(memory.start))
+    here[:] = 5
+    lazy = pyuffd.lazy_array(pyuffd.MemorySource(here), "u1", memory.length)
     assert (lazy == 5).all()
 tell(ended(in_child(serve)))
 target.close("fill")
