@@ -77,9 +77,8 @@ void Bystanders::fault_round(const Mapping& mapping, Notes& notes) const {
 }
 
 void Bystanders::populate_round(const Mapping& mapping, Notes& notes) const {
-  constexpr int populate_write = 23;  // MADV_POPULATE_WRITE, Linux 5.14
   const uint64_t start = sys::monotonic_ns();
-  advise(mapping, populate_write, "madvise(MADV_POPULATE_WRITE) in a bystander");
+  advise(mapping, sys::kPopulateWrite, "madvise(MADV_POPULATE_WRITE) in a bystander");
   notes.log.record(start, sys::monotonic_ns());
   ++notes.touched;
   advise(mapping, MADV_DONTNEED, "madvise(MADV_DONTNEED) in a bystander");

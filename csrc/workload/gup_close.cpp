@@ -13,11 +13,10 @@ namespace uffd::workload {
 namespace {
 
 int call(GupUser user, const Mapping& memory, const Mapping& buffer) {
-  constexpr int populate_write = 23;  // MADV_POPULATE_WRITE, Linux 5.14
   void* const address = reinterpret_cast<void*>(memory.address());
   switch (user) {
     case GupUser::populate:
-      return sys::madvise(memory.address(), memory.length(), populate_write);
+      return sys::madvise(memory.address(), memory.length(), sys::kPopulateWrite);
     case GupUser::mlock:
       return sys::or_errno(::mlock(address, memory.length()));
     case GupUser::process_vm_readv:
@@ -28,11 +27,6 @@ int call(GupUser user, const Mapping& memory, const Mapping& buffer) {
   const ssize_t got = sys::or_errno(::process_vm_readv(::getpid(), &into, 1, &from, 1, 0));
   if (got < 0) return static_cast<int>(got);
   return static_cast<uint64_t>(got) == memory.length() ? 0 : -EFAULT;
-}
-
-bool resident(uint64_t address) {
-  unsigned char in_core = 0;
-  return ::mincore(reinterpret_cast<void*>(address), 1, &in_core) == 0 && (in_core & 1) != 0;
 }
 
 }  // namespace
@@ -56,7 +50,7 @@ GupClose close_against_gup(GupUser user, uint64_t fresh_bytes) {
     result.call_ns = sys::monotonic_ns() - began;
     done = true;
   });
-  while (!resident(memory.address()) && !done) ::sched_yield();
+  while (!sys::resident(memory.address()) && !done) ::sched_yield();
   const uint64_t began = sys::monotonic_ns();
   uffd.close();
   result.close_ns = sys::monotonic_ns() - began;

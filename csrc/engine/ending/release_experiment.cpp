@@ -97,11 +97,6 @@ uint64_t minor_faults_of_this_thread() {
   return static_cast<uint64_t>(usage.ru_minflt);
 }
 
-bool resident(uint64_t address) {
-  unsigned char in_core = 0;
-  return ::mincore(reinterpret_cast<void*>(address), 1, &in_core) == 0 && (in_core & 1) != 0;
-}
-
 class Round {
  public:
   explicit Round(uint64_t held_bytes) : held_(held_bytes, MemoryKind::anonymous, false) {
@@ -121,7 +116,7 @@ class Round {
   // Brings the threads together; returns why that failed.
   std::string meet() {
     holder_.go();
-    while (!resident(held_.address())) {
+    while (!sys::resident(held_.address())) {
       if (holder_.done()) return holder_result();
       ::sched_yield();
     }
@@ -165,8 +160,7 @@ class Round {
   }
 
   void populate() {
-    constexpr int populate_write = 23;  // MADV_POPULATE_WRITE, Linux 5.14
-    populate_error_ = -sys::madvise(held_.address(), held_.length(), populate_write);
+    populate_error_ = -sys::madvise(held_.address(), held_.length(), sys::kPopulateWrite);
   }
   void close() {
     const uint64_t began = sys::monotonic_ns();

@@ -65,6 +65,15 @@ inline int madvise(uint64_t start, uint64_t length, int advice) noexcept {
   return or_errno(::madvise(reinterpret_cast<void*>(start), length, advice));
 }
 
+// MADV_POPULATE_WRITE (Linux 5.14).
+inline constexpr int kPopulateWrite = 23;
+
+// Whether the page of this process is in memory (mincore(2)); waits for mmap_lock.
+inline bool resident(uint64_t address) noexcept {
+  unsigned char in_core = 0;
+  return ::mincore(reinterpret_cast<void*>(address), 1, &in_core) == 0 && (in_core & 1) != 0;
+}
+
 // Base page size, in bytes: 4096 on x86-64; 4, 16 or 64 KiB on aarch64.
 inline uint64_t page_size() noexcept {
   static const auto size = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
