@@ -14,6 +14,7 @@ except ImportError as error:  # the bare source tree, or another Python's build
 
 from pyuffd import handoff
 from pyuffd._core import (
+    CallableSource,
     Fault,
     FileSource,
     Mapping,
@@ -39,6 +40,7 @@ from pyuffd._target import EndingReport, Stats, Target
 from pyuffd._version import __version__
 
 __all__ = [
+    "CallableSource",
     "EndingReport",
     "Fault",
     "FaultFlag",

@@ -1,7 +1,7 @@
 """The manager."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, final
 
 import numpy as np
@@ -194,6 +194,22 @@ class Userfaultfd:
         """UFFDIO_ZEROPAGE."""
     def writeprotect(self, start: int, length: int, protect: bool, *, wake: bool = True) -> None:
         """UFFDIO_WRITEPROTECT (Linux 5.7); with ``protect`` the kernel wakes nobody and refuses ``wake=False``."""
+    def scan_written(self, start: int, length: int, *, protect: bool = False, pid: int = 0) -> list[tuple[int, int]]:
+        """PAGEMAP_SCAN (Linux 6.7): what was written to, of memory that a userfaultfd with the feature WP_ASYNC has
+        registered for write-protect faults; the kernel resolves these by itself.
+
+        Args:
+            start: In bytes, page-aligned.
+            length: In bytes.
+            protect: Write-protect what is found again, in the same step.
+            pid: The process whose memory it is; 0 is this one.
+
+        Returns:
+            (start, length) in bytes, by address.
+
+        Raises:
+            OSError: EPERM: it is not registered so; ENOTTY: an older kernel.
+        """
     def continue_(self, start: int, length: int, *, wake: bool = True, write_protect: bool = False) -> int:
         """UFFDIO_CONTINUE (Linux 5.13)."""
     def poison(self, start: int, length: int, *, wake: bool = True) -> int:
@@ -294,33 +310,75 @@ class ZeroSource(Source):
     def __init__(self) -> None: ...
 
 @final
+class CallableSource(Source):
+    """A Python function, for the pages of other processes: whoever sleeps for a page of this one may hold the GIL.
+
+    Threads of the manager call it, several at once, each when it gets the GIL; no other fault waits meanwhile. Bytes
+    that it fails to return are poisoned, and ``sys.unraisablehook`` is told why.
+
+    Args:
+        read: Called with (offset, length) in bytes; returns a buffer of that length.
+        length: Of the whole source, in bytes.
+        deadline: Seconds from a fault to the poisoning of its page, if the bytes have not come by then; None waits
+            without end.
+
+    Raises:
+        TypeError: read is not callable.
+        ValueError: A deadline that is not positive.
+    """
+
+    def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
+
+@final
 class Region:
     """One range of a target's memory.
 
     Args:
         start: Its address in the target.
         length: Bytes.
-        source: Where its bytes come from.
+        source: Where its bytes come from; None, for ``mode="minor"``, where they are in the page cache already.
         source_offset: Where in the source they begin.
         page_size: Of its memory: this system's (4096 on x86-64), or that of a hugetlb pool.
+        mode: Which faults are served (UFFDIO_REGISTER_MODE_x). ``"missing"``: of pages that are not there.
+            ``"minor"`` (Linux 5.13): of pages that are in the page cache (memfd, shared anonymous, hugetlb) and not
+            mapped; with this mode alone a hole reads as zeros, and nobody is told. ``"missing+minor"``: both; what is
+            not in the page cache comes from the source. ``"missing+wp"`` (Linux 5.7): pages are installed
+            write-protected, and the first write to each is noted: ``Target.written()``.
+        on_remove: What becomes of missing pages that the target removes (userfaultfds with EVENT_REMOVE): ``"keep"``:
+            they still come from the source, as after MADV_DONTNEED of shared memory; ``"zero"``: they read as zeros,
+            as after MADV_REMOVE; ``"poison"``: touching them is SIGBUS; ``"auto"``: zero for private memory, poison
+            for shared memory, of which the kernel does not tell the one from the other.
 
     Raises:
-        ValueError: Misaligned or empty, a page size that no memory here has, or a source that is too short.
+        ValueError: Misaligned or empty, a page size that no memory here has, a source that is too short or lacking, or
+            an unknown mode.
     """
 
     def __init__(
-        self, start: int, length: int, source: Source, source_offset: int = 0, page_size: int = ...
+        self,
+        start: int,
+        length: int,
+        source: Source | None,
+        source_offset: int = 0,
+        page_size: int = ...,
+        *,
+        mode: Literal["missing", "minor", "missing+minor", "missing+wp"] = "missing",
+        on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
     ) -> None: ...
     @property
     def start(self) -> int: ...
     @property
     def length(self) -> int: ...
     @property
-    def source(self) -> Source: ...
+    def source(self) -> Source | None: ...
     @property
     def source_offset(self) -> int: ...
     @property
     def page_size(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def on_remove(self) -> str: ...
 
 @final
 class EndingReport:
@@ -366,6 +424,10 @@ class Target:
     def discard(self) -> None: ...
     def release_manager(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
+    def children(self) -> list[Target]: ...
+    def written(self, reset: bool) -> list[tuple[int, int]]: ...
+    @property
+    def id(self) -> int: ...
     @property
     def pages(self) -> int: ...
     @property

@@ -24,6 +24,9 @@ class Feature(IntFlag):
     WP_ASYNC = 1 << 15
     MOVE = 1 << 16
 
+    EVENTS = EVENT_FORK | EVENT_REMAP | EVENT_REMOVE | EVENT_UNMAP
+    """All that a living target does to its memory."""
+
 
 class RegisterMode(IntFlag):
     """``UFFDIO_REGISTER_MODE_*``: which faults ``Userfaultfd.register`` asks to be told of."""

@@ -59,10 +59,12 @@ class Manager:
         return target
 
     def close(self) -> None:
-        """Close every target that was not closed, filling what is missing. Idempotent."""
+        """Close every target that was not closed, and their fork children, filling what is missing. Idempotent."""
         self._closed = True
         for target in self._targets:
             target.__exit__(None, None, None)
+        for target in self._targets:
+            _close_children(target)
         self._targets.clear()
 
     def __enter__(self) -> "Manager":
@@ -75,6 +77,12 @@ class Manager:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _close_children(target: Target) -> None:
+    for child in target.children:
+        child.__exit__(None, None, None)
+        _close_children(child)
 
 
 def serve(
@@ -92,7 +100,8 @@ def serve(
 
     Args:
         uffd: The target's userfaultfd, which belongs to the target from here on. One that this process opened has its
-            regions registered; those of one received by ``handoff`` are registered already.
+            regions registered; those of one received by ``handoff`` are registered already. With event features
+            (``Feature.EVENTS``) what the target does to its memory is followed: it may fork, move, drop and unmap it.
         regions: What is managed; none may overlap another.
         pid: The target's process; None is this one.
         ending: How to let go: ``"early-close"``, ``"unregister"``, ``"keep-open"``, or ``"auto"``, which is the early
@@ -107,10 +116,10 @@ def serve(
 
     Raises:
         ValueError: Regions that overlap, a source in managed memory, a page size that does not fit, a CPU that this
-            process may not use, a pid of no process, one left out for a userfaultfd of another process, or a
-            userfaultfd that is closed or taken.
+            process may not use, a CallableSource for memory of this process, a pid of no process, one left out for a
+            userfaultfd of another process, or a userfaultfd that is closed or taken.
         OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY).
-        UnsupportedError: The userfaultfd has event features.
+        UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region.
     """
     manager = _core.Manager(handlers=1, fillers=fillers, cpus=list(cpus or ()))
     core = add_target(manager, uffd, regions, pid, ending, fault_around, verify)

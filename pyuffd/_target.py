@@ -57,16 +57,25 @@ class Stats:
 
     Attributes:
         faults: Fault messages read.
-        reads: Calls of read(2) that returned at least one.
+        reads: Calls of read(2) that returned at least one message.
         copies: UFFDIO_COPY calls.
         zeropages: UFFDIO_ZEROPAGE calls.
+        continues: UFFDIO_CONTINUE calls.
+        fetches: Calls of the functions of ``CallableSource``.
         pages: Pages installed.
         bytes: Bytes installed.
+        minor_faults: Of the faults, those on pages that were in the page cache.
+        write_faults: Of the faults, those that met a write-protection; it was taken away.
         eexist: Pages found installed by another; their touchers were woken.
         enoent: Pages found unmapped or no longer registered; their touchers were woken.
         eagain: Calls that had to be tried again.
         events: FORK, REMAP, REMOVE and UNMAP messages read.
+        forks: Of the events, FORK.
+        remaps: Of the events, REMAP.
+        removes: Of the events, REMOVE.
+        unmaps: Of the events, UNMAP.
         dropped: Faults on pages that the target had dropped itself; they read as zeros.
+        blank: Faults on memory that grew out of regions (mremap), or was vacated by them; it reads as zeros.
         poisoned: Pages that could not be supplied and were poisoned.
         lost_wakes: Threads that slept for a second while nobody was going to wake them: their message had been read by
             somebody else, or a wake-up went astray. They were woken.
@@ -79,13 +88,22 @@ class Stats:
     reads: int
     copies: int
     zeropages: int
+    continues: int
+    fetches: int
     pages: int
     bytes: int
+    minor_faults: int
+    write_faults: int
     eexist: int
     enoent: int
     eagain: int
     events: int
+    forks: int
+    remaps: int
+    removes: int
+    unmaps: int
     dropped: int
+    blank: int
     poisoned: int
     lost_wakes: int
     failed: int
@@ -116,12 +134,17 @@ class Stats:
 class Target:
     """One address space whose memory is managed, made by ``serve()`` or ``Manager.add()``.
 
-    It ends by itself as soon as nothing is missing, unless its ending is ``"keep-open"``. As a context manager it fills
+    It ends by itself as soon as nothing is missing, unless its ending is ``"keep-open"`` or a region of it notes writes
+    (``mode="missing+wp"``). As a context manager it fills
     what is missing when the block is left, after an exception too, and only what cannot be filled is poisoned.
     """
 
-    def __init__(self, core: _core.Target, *, owns_manager: bool, owns_memory: bool = False) -> None:
+    def __init__(
+        self, core: _core.Target, *, owns_manager: bool, owns_memory: bool = False, parent: "Target | None" = None
+    ) -> None:
         self._core = core
+        self._parent = parent
+        self._children: dict[int, Target] = {}
         self._owns_manager = owns_manager
         self._owns_memory = owns_memory
         self._report: EndingReport | None = None
@@ -144,6 +167,35 @@ class Target:
     def ended(self) -> bool:
         """Whether it was let go."""
         return self._core.ended
+
+    @property
+    def children(self) -> "list[Target]":
+        """Fork children of the target: those that are served, and the last 256 that ended.
+
+        Userfaultfds with EVENT_FORK have them. A child is a target of its own and goes on as its parent: the same pages
+        are missing, and the same ending is asked for. The kernel does not tell its pid, so its ``verified`` is None.
+        Left alone it ends as every target does; what it misses when the manager ends is filled.
+        """
+        known = self._children
+        self._children = {
+            core.id: known.get(core.id) or Target(core, owns_manager=self._owns_manager, parent=self)
+            for core in self._core.children()
+        }
+        return list(self._children.values())
+
+    def written(self, reset: bool = False) -> list[tuple[int, int]]:
+        """Return what was written to in regions of mode ``"missing+wp"``.
+
+        Args:
+            reset: Forget it, and note the next write to each of these pages again.
+
+        Returns:
+            (start, length) in bytes, by address; whole pages.
+
+        Raises:
+            RuntimeError: No region has that mode.
+        """
+        return self._core.written(reset)
 
     def fill(self) -> None:
         """Start to install, in the background, what nobody has touched yet; returns at once.
@@ -231,7 +283,7 @@ class Target:
         self._closed = True
         _kept_open.discard(self)
         if self._owns_manager:
-            self._core.release_manager()
+            self._release_manager()
         return self._stopped
 
     def discard(self) -> None:
@@ -244,8 +296,14 @@ class Target:
     def _finish(self, report: EndingReport) -> None:
         self._report = report
         _kept_open.discard(self)
-        if self._owns_manager:
-            self._core.release_manager()
+        if self._owns_manager and self._parent is None:
+            self._release_manager()
+
+    def _release_manager(self) -> None:
+        """Let the manager end, once the fork children's have let go too: it fills what those miss."""
+        for child in self._children.values():
+            child._release_manager()
+        self._core.release_manager()
 
     def __enter__(self) -> "Target":
         return self
@@ -261,7 +319,7 @@ class Target:
 
     def __del__(self) -> None:
         # An interpreter that failed in __init__ has no _closed.
-        if getattr(self, "_closed", True) or self._forked():
+        if getattr(self, "_closed", True) or self._forked() or self._parent is not None:
             return
         if not self.ended:
             warnings.warn(
@@ -320,8 +378,15 @@ def _fill_at_exit() -> None:
     """Fill what is missing: the exit closes every userfaultfd, and missing pages would read as zeros."""
     for target in list(_live):
         # A lazy array's memory is this process's own and is served to its very end.
-        if target._stopped is None and target._report is None and not target._owns_memory:
-            target.close(missing="fill")
+        if not target._owns_memory:
+            _fill_family(target)
+
+
+def _fill_family(target: Target) -> None:
+    if target._stopped is None and target._report is None:
+        target.close(missing="fill")
+    for child in target.children:
+        _fill_family(child)
 
 
 def _forget_in_child() -> None:

@@ -13,14 +13,28 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from pyuffd._core import Region, Source, Userfaultfd
 from pyuffd._flags import RegisterMode
 
+Mode = Literal["missing", "minor", "missing+minor", "missing+wp"]
+
+_REGISTER_MODES = {
+    "missing": RegisterMode.MISSING,
+    "minor": RegisterMode.MINOR,
+    "missing+minor": RegisterMode.MISSING | RegisterMode.MINOR,
+    "missing+wp": RegisterMode.MISSING | RegisterMode.WP,
+}
+
 _MOST_BYTES = 1 << 24  # some 150 000 regions
 _DEADLINE_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
+
+
+class _Options(TypedDict):
+    mode: Mode
+    on_remove: Literal["auto", "keep", "zero", "poison"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ def send(
     regions: Iterable[tuple[int, int, int, int]],
     keep: bool = False,
     register: bool = True,
+    mode: Mode = "missing",
 ) -> None:
     """Hand a userfaultfd of this process to the manager at the other end of a unix stream socket.
 
@@ -53,7 +68,8 @@ def send(
             early close while this process holds it too.
         regions: (start, length, offset in the source, page size) of each, in bytes.
         keep: Keep this process's descriptor open.
-        register: Register the regions for missing faults; False where they are registered already, in other modes.
+        register: Register the regions; False where they are registered already.
+        mode: In which mode, as of ``Region``; ``receive()`` must be told the same.
 
     Raises:
         OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then, and nothing is
@@ -66,7 +82,7 @@ def send(
     registered: list[tuple[int, int]] = []
     try:
         for start, length, _, _ in entries if register else ():
-            uffd.register(start, length, RegisterMode.MISSING)
+            uffd.register(start, length, _REGISTER_MODES[mode])
             registered.append((start, length))
         _send_message(sock, uffd, entries)
     except BaseException:
@@ -90,12 +106,20 @@ def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[in
     sock.sendall(text[sent:])
 
 
-def receive(sock: socket.socket, source: Source) -> Handoff:
+def receive(
+    sock: socket.socket,
+    source: Source | None,
+    *,
+    mode: Mode = "missing",
+    on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
+) -> Handoff:
     """Take a userfaultfd from the target at the other end of a unix stream socket.
 
     Args:
         sock: A connected unix stream socket.
         source: Of all regions; each begins at the offset that its sender names.
+        mode: In which the sender registered them, as of ``Region``.
+        on_remove: See ``Region``.
 
     Returns:
         What ``serve()`` takes.
@@ -110,7 +134,8 @@ def receive(sock: socket.socket, source: Source) -> Handoff:
         if len(fds) != 1:
             raise ValueError(f"a hand-off carries one descriptor, but {len(fds)} came")
         entries = _parse(text)
-        regions = [_region(index, entry, source) for index, entry in enumerate(entries)]
+        options: _Options = {"mode": mode, "on_remove": on_remove}
+        regions = [_region(index, entry, source, options) for index, entry in enumerate(entries)]
         uffd = Userfaultfd.adopt(fds.pop())
     finally:
         for fd in fds:
@@ -180,7 +205,7 @@ def _parse(text: bytes) -> list[Any]:
     return entries
 
 
-def _region(index: int, entry: Any, source: Source) -> Region:
+def _region(index: int, entry: Any, source: Source | None, options: _Options) -> Region:
     if not isinstance(entry, dict):
         raise ValueError(f"region {index} of the hand-off is not a JSON object")
     # Firecracker before 1.12 knows page_size_kib only, which holds bytes too, whatever its name says.
@@ -192,6 +217,7 @@ def _region(index: int, entry: Any, source: Source) -> Region:
             source,
             _number(entry, "offset"),
             _number(entry, page_size),
+            **options,
         )
     except ValueError as error:
         raise ValueError(f"region {index} of the hand-off: {error}") from None

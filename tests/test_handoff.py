@@ -329,25 +329,6 @@ memory.toucher(memory.pages - 1, 1).join()
             until(lambda: target.stats().poisoned == 1)  # counted after the wake
 
 
-def test_event_features_of_a_sender_are_refused(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = pair
-    code = """
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMOVE, user_mode_only=True)
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, uffd, regions)
-hear()
-"""
-    with Child(SENDER + code, theirs.fileno(), 10, sockets=[theirs]) as child:
-        got = handoff.receive(ours, SOURCE)
-        assert got.uffd.features == pyuffd.Feature.EVENT_REMOVE
-        with pytest.raises(pyuffd.UnsupportedError, match="EVENT_REMOVE"):
-            pyuffd.serve(got.uffd, got.regions, pid=got.pid)
-        assert not got.uffd.closed  # still ours to serve otherwise
-        got.uffd.close()
-        child.tell("end")
-        child.finish()
-
-
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(sorted(GOOD)) | st.text(), inner),

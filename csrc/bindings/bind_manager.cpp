@@ -1,7 +1,6 @@
 #include <unistd.h>
 
-#include <map>
-
+#include "bindings/choice.hpp"
 #include "bindings/userfaultfd_handle.hpp"
 #include "engine/serve/manager.hpp"
 
@@ -39,6 +38,8 @@ class OwnedByProcess {
     }
     return held_;
   }
+  // Empty after release().
+  const std::shared_ptr<Held>& held() const { return held_; }
   Held& operator*() const { return *get(); }
   Held* operator->() const { return get().get(); }
 
@@ -51,38 +52,27 @@ struct ManagerHandle {
   OwnedByProcess<Manager> manager;
 };
 
-// Keeps its manager's threads alive as long as it may be served.
+// Keeps its manager's threads alive as long as it may be served. Without a manager its target has
+// ended, or was stopped.
 struct TargetHandle {
   OwnedByProcess<Manager> manager;
   OwnedByProcess<ServedTarget> served;
+
+  bool served_no_more() const {
+    manager.get();  // refuses a fork child of ours
+    return !manager.held();
+  }
 };
 
-template <typename Value>
-Value choice(const std::map<std::string, Value>& choices, const std::string& given,
-             const char* argument) {
-  const auto found = choices.find(given);
-  if (found != choices.end()) return found->second;
-  std::string names;
-  for (const auto& [name, value] : choices) names += (names.empty() ? "'" : ", '") + name + "'";
-  throw std::invalid_argument(std::string(argument) + " is '" + given + "'; it must be one of " +
-                              names);
-}
+const Choices<Ending> kEndings{{"auto", Ending::automatic},
+                               {"early-close", Ending::early_close},
+                               {"unregister", Ending::unregister},
+                               {"keep-open", Ending::keep_open}};
 
-Ending ending_of(const std::string& given) {
-  return choice<Ending>({{"auto", Ending::automatic},
-                         {"early-close", Ending::early_close},
-                         {"unregister", Ending::unregister},
-                         {"keep-open", Ending::keep_open}},
-                        given, "ending");
-}
-
-Missing missing_of(const std::string& given) {
-  return choice<Missing>({{"raise", Missing::raise},
-                          {"fill", Missing::fill},
-                          {"zero", Missing::zero},
-                          {"poison", Missing::poison}},
-                         given, "missing");
-}
+const Choices<Missing> kMissing{{"raise", Missing::raise},
+                                {"fill", Missing::fill},
+                                {"zero", Missing::zero},
+                                {"poison", Missing::poison}};
 
 void check_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -102,7 +92,7 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
                                   bool verify) {
   TargetOptions options;
   options.pid = pid;
-  options.ending = ending_of(ending);
+  options.ending = chosen(kEndings, ending, "ending");
   const uint64_t window = unsigned_argument(fault_around, "fault_around");
   options.fault_around = static_cast<uint32_t>(std::min<uint64_t>(window, UINT32_MAX));
   options.registered = uffd_handle.registered_by_sender();
@@ -120,7 +110,8 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
 }
 
 EndingReport close(const TargetHandle& handle, const std::string& missing) {
-  const Missing policy = missing_of(missing);
+  const Missing policy = chosen(kMissing, missing, "missing");
+  if (handle.served_no_more() && handle.served->report) return *handle.served->report;
   // Another thread's close may release the manager meanwhile.
   const std::shared_ptr<Manager> manager = handle.manager.get();
   const std::shared_ptr<ServedTarget> served = handle.served.get();
@@ -133,31 +124,52 @@ EndingReport close(const TargetHandle& handle, const std::string& missing) {
 }
 
 std::unique_ptr<UserfaultfdHandle> stop(const TargetHandle& handle) {
+  Manager::check_stop(*handle.served);
   Userfaultfd uffd = without_gil([&] { return handle.manager->stop(*handle.served); });
   return std::make_unique<UserfaultfdHandle>(std::move(uffd), true);
 }
 
+const Choices<Count> kCounts{{"faults", Count::faults},
+                             {"reads", Count::reads},
+                             {"copies", Count::copies},
+                             {"zeropages", Count::zeropages},
+                             {"continues", Count::continues},
+                             {"fetches", Count::fetches},
+                             {"pages", Count::pages},
+                             {"bytes", Count::bytes},
+                             {"minor_faults", Count::minor_faults},
+                             {"write_faults", Count::write_faults},
+                             {"eexist", Count::eexist},
+                             {"enoent", Count::enoent},
+                             {"eagain", Count::eagain},
+                             {"events", Count::events},
+                             {"forks", Count::forks},
+                             {"remaps", Count::remaps},
+                             {"removes", Count::removes},
+                             {"unmaps", Count::unmaps},
+                             {"dropped", Count::dropped},
+                             {"blank", Count::blank},
+                             {"poisoned", Count::poisoned},
+                             {"lost_wakes", Count::lost_wakes},
+                             {"failed", Count::failed}};
+
 py::dict stats(const TargetHandle& handle) {
   const Stats stats = collect_stats(*handle.served);
-  const auto count = [&](Count which) { return stats.counts[static_cast<size_t>(which)]; };
   py::dict result;
-  result["faults"] = count(Count::faults);
-  result["reads"] = count(Count::reads);
-  result["copies"] = count(Count::copies);
-  result["zeropages"] = count(Count::zeropages);
-  result["pages"] = count(Count::pages);
-  result["bytes"] = count(Count::bytes);
-  result["eexist"] = count(Count::eexist);
-  result["lost_wakes"] = count(Count::lost_wakes);
-  result["enoent"] = count(Count::enoent);
-  result["eagain"] = count(Count::eagain);
-  result["events"] = count(Count::events);
-  result["dropped"] = count(Count::dropped);
-  result["poisoned"] = count(Count::poisoned);
-  result["failed"] = count(Count::failed);
+  for (const auto& [name, which] : kCounts)
+    result[name.c_str()] = stats.counts[static_cast<size_t>(which)];
   result["latency"] =
       py::array_t<uint64_t>(static_cast<py::ssize_t>(stats.latency.size()), stats.latency.data());
   return result;
+}
+
+std::vector<std::unique_ptr<TargetHandle>> children_of(const TargetHandle& handle) {
+  std::vector<std::unique_ptr<TargetHandle>> handles;
+  for (auto& child : children(*handle.served)) {
+    handles.push_back(std::unique_ptr<TargetHandle>(
+        new TargetHandle{OwnedByProcess(handle.manager.held()), OwnedByProcess(std::move(child))}));
+  }
+  return handles;
 }
 
 std::vector<uint64_t> latency_bounds() {
@@ -198,6 +210,8 @@ void bind_manager(py::module_& m) {
   py::class_<TargetHandle>(m, "Target")
       .def("fill",
            [](const TargetHandle& handle) {
+             Manager::check_fill(*handle.served);
+             if (handle.served_no_more()) return;
              without_gil([&] { handle.manager->fill(*handle.served); });
            })
       .def(
@@ -213,10 +227,19 @@ void bind_manager(py::module_& m) {
       .def("stop", &stop)
       .def("discard",
            [](const TargetHandle& handle) {
+             if (handle.served_no_more()) return;
              without_gil([&] { handle.manager->discard(*handle.served); });
            })
       .def("release_manager", [](TargetHandle& handle) { handle.manager.release(); })
       .def("stats", &stats)
+      .def("children", &children_of)
+      .def_property_readonly("id", [](const TargetHandle& handle) { return handle.served->id; })
+      .def(
+          "written",
+          [](const TargetHandle& handle, bool reset) {
+            return pairs(without_gil([&] { return Manager::written(*handle.served, reset); }));
+          },
+          "reset"_a)
       .def_property_readonly(
           "pages",
           [](const TargetHandle& handle) { return handle.served->target.residency().pages(); })

@@ -1,4 +1,7 @@
+#include <cstring>
+
 #include "bindings/common.hpp"
+#include "engine/source/callable_source.hpp"
 #include "engine/source/file_source.hpp"
 #include "engine/source/memory_source.hpp"
 #include "engine/source/zero_source.hpp"
@@ -6,20 +9,26 @@
 namespace uffd::bindings {
 namespace {
 
-// A buffer's last owner may be a thread of the engine, which must never wait for the GIL: then the
-// main thread releases it at its next opportunity.
-void release_buffer(Py_buffer* buffer) {
-  const auto release = [](void* pointer) {
-    const std::unique_ptr<Py_buffer> owned(static_cast<Py_buffer*>(pointer));
-    PyBuffer_Release(owned.get());
-    return 0;
-  };
+// The last owner of what a source holds may be a thread of the engine, which must never wait for
+// the GIL: then the main thread releases it at its next opportunity.
+void release_with_gil(int (*release)(void*), void* held) {
   if (!Py_IsInitialized()) return;
   if (PyGILState_Check()) {
-    release(buffer);
+    release(held);
   } else {
-    Py_AddPendingCall(release, buffer);
+    Py_AddPendingCall(release, held);
   }
+}
+
+int release_buffer(void* pointer) {
+  const std::unique_ptr<Py_buffer> owned(static_cast<Py_buffer*>(pointer));
+  PyBuffer_Release(owned.get());
+  return 0;
+}
+
+int release_object(void* pointer) {
+  Py_DECREF(static_cast<PyObject*>(pointer));
+  return 0;
 }
 
 std::shared_ptr<MemorySource> memory_source(const py::object& object) {
@@ -29,8 +38,61 @@ std::shared_ptr<MemorySource> memory_source(const py::object& object) {
   const std::span bytes(static_cast<const std::byte*>(buffer->buf),
                         static_cast<size_t>(buffer->len));
   const std::shared_ptr<void> owner(
-      buffer.release(), [](void* pointer) { release_buffer(static_cast<Py_buffer*>(pointer)); });
+      buffer.release(), [](void* pointer) { release_with_gil(release_buffer, pointer); });
   return std::make_shared<MemorySource>(bytes, owner);
+}
+
+// Copies what the function returns; throws what it throws, or what is wrong with that.
+void call(PyObject* function, uint64_t offset, std::span<std::byte> into) {
+  const auto result = py::reinterpret_borrow<py::object>(function)(offset, into.size());
+  const std::unique_ptr<Py_buffer, void (*)(Py_buffer*)> buffer(new Py_buffer, [](Py_buffer* held) {
+    PyBuffer_Release(held);
+    delete held;
+  });
+  *buffer = {};
+  if (PyObject_GetBuffer(result.ptr(), buffer.get(), PyBUF_SIMPLE) != 0)
+    throw py::error_already_set();
+  if (static_cast<size_t>(buffer->len) != into.size()) {
+    throw py::value_error("read(" + std::to_string(offset) + ", " + std::to_string(into.size()) +
+                          ") returned " + std::to_string(buffer->len) + " bytes");
+  }
+  std::memcpy(into.data(), buffer->buf, into.size());
+}
+
+// A fetcher has nobody to raise to: Python's unraisable hook shows what went wrong.
+void call_from_fetcher(PyObject* function, uint64_t offset, std::span<std::byte> into) {
+  try {
+    call(function, offset, into);
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable(py::reinterpret_borrow<py::object>(function));
+    throw std::runtime_error("the source's function failed");
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+    PyErr_WriteUnraisable(function);
+    throw std::runtime_error("the source's function failed");
+  }
+}
+
+std::shared_ptr<CallableSource> callable_source(const py::object& read, const py::object& length,
+                                                std::optional<double> deadline) {
+  if (!PyCallable_Check(read.ptr()))
+    throw py::type_error("read is not callable: give a function of offset and length");
+  if (deadline && !(*deadline > 0 && *deadline < 1e9)) {
+    throw std::invalid_argument("deadline is " + std::to_string(*deadline) +
+                                "; it must be a positive number of seconds, or None");
+  }
+  std::optional<std::chrono::nanoseconds> wait;
+  if (deadline) wait = std::chrono::nanoseconds(static_cast<int64_t>(*deadline * 1e9));
+  const std::shared_ptr<PyObject> function(
+      read.inc_ref().ptr(), [](PyObject* held) { release_with_gil(release_object, held); });
+  const auto fetch = [function](uint64_t offset, std::span<std::byte> into) {
+    const bool fetcher = PyGILState_GetThisThreadState() == nullptr;
+    const py::gil_scoped_acquire gil;
+    fetcher ? call_from_fetcher(function.get(), offset, into) : call(function.get(), offset, into);
+  };
+  const uint64_t bytes = unsigned_argument(length, "length");
+  if (bytes == 0) throw std::invalid_argument("length is 0; a source has at least one byte");
+  return std::make_shared<CallableSource>(fetch, bytes, wait);
 }
 
 py::bytes read_source(const Source& source, const py::object& offset, const py::object& length) {
@@ -65,6 +127,9 @@ void bind_sources(py::module_& m) {
       .def(py::init(
                [](const py::object& path) { return std::make_shared<FileSource>(path_of(path)); }),
            "path"_a);
+  py::class_<CallableSource, Source, std::shared_ptr<CallableSource>>(m, "CallableSource")
+      .def(py::init(&callable_source), "read"_a, "length"_a, py::kw_only(),
+           "deadline"_a = py::none());
   py::class_<ZeroSource, Source, std::shared_ptr<ZeroSource>>(m, "ZeroSource").def(py::init<>());
 }
 

@@ -3,6 +3,7 @@
 #include "bindings/userfaultfd_handle.hpp"
 #include "engine/linux/fdinfo.hpp"
 #include "engine/linux/message.hpp"
+#include "engine/linux/pagemap_scan.hpp"
 
 namespace uffd::bindings {
 
@@ -195,6 +196,17 @@ void writeprotect(const Handle& handle, const py::object& start, const py::objec
   if (result < 0) refuse("UFFDIO_WRITEPROTECT", from, bytes, result);
 }
 
+std::vector<std::pair<uint64_t, uint64_t>> written(const Handle& handle, const py::object& start,
+                                                   const py::object& length, bool protect,
+                                                   pid_t pid) {
+  const Range range{unsigned_argument(start, "start"), unsigned_argument(length, "length")};
+  handle.use();
+  std::vector<std::pair<uint64_t, uint64_t>> pairs;
+  for (const Range& found : without_gil([&] { return scan_written(pid, range, protect); }))
+    pairs.emplace_back(found.start, found.length);
+  return pairs;
+}
+
 py::tuple waiting(const Handle& handle) {
   const auto info = read_fdinfo(handle.use()->fd());
   if (!info)
@@ -247,6 +259,8 @@ void bind_userfaultfd(py::module_& m) {
            "start"_a, "length"_a, py::kw_only(), "wake"_a = true)
       .def("writeprotect", &writeprotect, "start"_a, "length"_a, "protect"_a, py::kw_only(),
            "wake"_a = true)
+      .def("scan_written", &written, "start"_a, "length"_a, py::kw_only(), "protect"_a = false,
+           "pid"_a = 0)
       .def("continue_", &continue_, "start"_a, "length"_a, py::kw_only(), "wake"_a = true,
            "write_protect"_a = false)
       .def("poison",

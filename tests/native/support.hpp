@@ -152,7 +152,7 @@ struct HandTarget {
     target.take(open_uffd());
     register_regions(target.uffd(), target.regions());
   }
-  const Region& region() const { return target.regions().all()[0]; }
+  const Region& region() const { return target.regions().all().front(); }
   uint64_t count(Count which) const {
     CountValues sum{};
     counters.add_to(sum);

@@ -200,11 +200,11 @@ TEST_SUITE("installer") {
     uint64_t ioctls = 0;
     REQUIRE(hand.target.uffd().register_range(stray.at(0), 3 * page(), UFFDIO_REGISTER_MODE_MISSING,
                                               &ioctls) == 0);
-    CHECK(hand.installer.poison_stray(stray.at(1) + 17) == Outcome::done);
+    CHECK(hand.installer.install_stray(stray.at(1) + 17) == Outcome::done);
     CHECK(!readable(stray.at(1)));
     CHECK(hand.target.poisoned().size() == 1);
-    CHECK(hand.installer.poison_stray(stray.at(1)) == Outcome::done);             // EEXIST
-    CHECK(hand.installer.poison_stray(memory.image.address()) == Outcome::done);  // ENOENT
+    CHECK(hand.installer.install_stray(stray.at(1)) == Outcome::done);             // EEXIST
+    CHECK(hand.installer.install_stray(memory.image.address()) == Outcome::done);  // ENOENT
     CHECK(hand.count(Count::poisoned) == 1);
   }
 

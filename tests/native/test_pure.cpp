@@ -111,54 +111,48 @@ TEST_SUITE("pure") {
   }
 
   TEST_CASE("the retry queue holds what it is given until it is due") {
-    auto* one = reinterpret_cast<ServedTarget*>(0x1000);  // never looked at
-    auto* two = reinterpret_cast<ServedTarget*>(0x2000);
+    auto& one = *reinterpret_cast<ServedTarget*>(0x1000);  // never looked at
+    auto& two = *reinterpret_cast<ServedTarget*>(0x2000);
     RetryQueue queue;
-    std::vector<uint64_t> tried;
-    const auto note = [&](const RetryQueue::Entry& entry) { tried.push_back(entry.address); };
     CHECK(queue.timeout_ms() == -1);
-    queue.run_due(note);
-    CHECK(tried.empty());
+    CHECK(!queue.pop_due(UINT64_MAX));
 
-    REQUIRE(queue.push({one, 1, 0}));
-    REQUIRE(queue.push({two, 2, 0}));
-    REQUIRE(queue.push({one, 3, 0}));
+    REQUIRE(queue.push_fault(one, 1, 0));
+    REQUIRE(queue.push_fault(two, 2, 0));
+    REQUIRE(queue.push_fault(one, 3, 0));
     CHECK(queue.timeout_ms() >= 0);
     CHECK(queue.timeout_ms() <= 1);
-    queue.forget(*one);
-    until([&] { return queue.timeout_ms() == 0; });
-    queue.run_due(note);
-    CHECK(tried == std::vector<uint64_t>{2});
-    CHECK(queue.timeout_ms() == -1);
-
-    // An attempt may push itself again; it is due later, not in this round.
-    REQUIRE(queue.push({one, 5, 0}));
-    until([&] { return queue.timeout_ms() == 0; });
-    tried.clear();
-    queue.run_due([&](const RetryQueue::Entry& entry) {
-      note(entry);
-      CHECK(queue.push(entry));
-    });
-    CHECK(tried == std::vector<uint64_t>{5});
-    CHECK(queue.timeout_ms() >= 0);
-    queue.forget(*one);
+    queue.forget(one);
+    const uint64_t now = sys::monotonic_ns();
+    CHECK(!queue.pop_due(now - RetryQueue::kPauseNs));
+    CHECK(queue.pop_due(now + RetryQueue::kPauseNs)->place == 2);
     CHECK(queue.timeout_ms() == -1);
   }
 
-  TEST_CASE("a full retry queue refuses, and every attempt of a full round may push again") {
+  TEST_CASE("the retry queue gives the next that is due first, whatever its kind") {
     auto* served = reinterpret_cast<ServedTarget*>(0x1000);
     RetryQueue queue;
+    for (const uint64_t due : {7u, 3u, 9u, 1u, 5u})
+      queue.push({served, due == 5 ? RetryKind::deadline : RetryKind::read, due, 0, due});
+    for (const uint64_t due : {1u, 3u, 5u}) CHECK(queue.pop_due(6)->due == due);
+    CHECK(!queue.pop_due(6));
+    CHECK(!queue.hasten(*served));  // no fault among them
+    REQUIRE(queue.push_fault(*served, 42, 0));
+    CHECK(queue.hasten(*served));
+    CHECK(queue.pop_due(1)->place == 42);
+    CHECK(queue.pop_due(8)->due == 7);
+  }
+
+  TEST_CASE("a full retry queue refuses") {
+    auto& served = *reinterpret_cast<ServedTarget*>(0x1000);
+    RetryQueue queue;
     uint64_t pushed = 0;
-    while (queue.push({served, pushed, 0})) ++pushed;
+    while (queue.push_fault(served, pushed, 0)) ++pushed;
     CHECK(pushed >= 64);  // a batch of the handler at least
-    until([&] { return queue.timeout_ms() == 0; });
-    uint64_t tried = 0;
-    queue.run_due([&](const RetryQueue::Entry& entry) {
-      CHECK(entry.address == tried++);
-      CHECK(queue.push(entry));
-    });
-    CHECK(tried == pushed);
-    CHECK(!queue.push({served, 0, 0}));
+    uint64_t popped = 0;
+    while (queue.pop_due(UINT64_MAX)) ++popped;
+    CHECK(popped == pushed);
+    CHECK(queue.push_fault(served, 0, 0));
   }
 
   TEST_CASE("errors carry their errno and their own text") {

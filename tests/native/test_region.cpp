@@ -1,6 +1,9 @@
 #include <map>
 #include <random>
 
+#include <set>
+
+#include "engine/target/range_set.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -23,6 +26,12 @@ std::string refusal(const std::function<void()>& construct) {
 
 bool has(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+const Region& nth(const RegionTable& table, size_t index) {
+  auto next = table.all().begin();
+  std::advance(next, index);
+  return *next;
 }
 
 }  // namespace
@@ -62,19 +71,19 @@ TEST_SUITE("region") {
   TEST_CASE("a table sorts, numbers pages, and finds by address and number") {
     const RegionTable table({pages_at(50, 2), pages_at(10, 3), pages_at(13, 1)});
     CHECK(table.pages() == 6);
-    CHECK(table.all()[0].range.start == 10 * page());
+    CHECK(nth(table, 0).range.start == 10 * page());
     CHECK(table.find(10 * page() - 1) == nullptr);
-    CHECK(table.find(10 * page()) == &table.all()[0]);
-    CHECK(table.find(13 * page() - 1) == &table.all()[0]);
-    CHECK(table.find(13 * page()) == &table.all()[1]);
+    CHECK(table.find(10 * page()) == &nth(table, 0));
+    CHECK(table.find(13 * page() - 1) == &nth(table, 0));
+    CHECK(table.find(13 * page()) == &nth(table, 1));
     CHECK(table.find(14 * page()) == nullptr);
-    CHECK(table.find(52 * page() - 1) == &table.all()[2]);
+    CHECK(table.find(52 * page() - 1) == &nth(table, 2));
     CHECK(table.find(52 * page()) == nullptr);
     CHECK(table.find(0) == nullptr);
     CHECK(table.find(UINT64_MAX) == nullptr);
-    CHECK(table.find_page(0) == &table.all()[0]);
-    CHECK(table.find_page(3) == &table.all()[1]);
-    CHECK(table.find_page(5) == &table.all()[2]);
+    CHECK(table.find_page(0) == &nth(table, 0));
+    CHECK(table.find_page(3) == &nth(table, 1));
+    CHECK(table.find_page(5) == &nth(table, 2));
     CHECK(table.find_page(6) == nullptr);
     const auto ranges = table.ranges();
     CHECK(ranges.size() == 3);
@@ -114,6 +123,102 @@ TEST_SUITE("region") {
         REQUIRE(table.find_page(number) == found);
         REQUIRE(found->address_of(number) == i * page());
         ++number;
+      }
+    }
+  }
+
+  TEST_CASE("what is moved, split and removed keeps its page numbers and its offsets") {
+    std::mt19937_64 random(5);
+    const auto source = std::make_shared<ZeroSource>();
+    for (int round = 0; round < 50; ++round) {
+      constexpr uint64_t spaces = 120;         // pages of a small address space
+      std::map<uint64_t, uint64_t> number_at;  // place -> page number
+      RegionTable table({Region({10 * page(), 20 * page()}, source, 0, page()),
+                         Region({40 * page(), 10 * page()}, source, 20 * page(), page())});
+      for (uint64_t i = 0; i < 20; ++i) number_at[10 + i] = i;
+      for (uint64_t i = 0; i < 10; ++i) number_at[40 + i] = 20 + i;
+      for (int step = 0; step < 30; ++step) {
+        const uint64_t from = random() % spaces, length = 1 + random() % 12, to = random() % spaces;
+        const bool apart = from + length <= to || to + length <= from;
+        const Range range{from * page(), length * page()};
+        if (random() % 3 != 0 && apart) {
+          table.remove({to * page(), length * page()});
+          for (uint64_t i = 0; i < length; ++i) number_at.erase(to + i);
+          table.move(range, to * page());
+          for (uint64_t i = 0; i < length; ++i) {
+            if (auto moved = number_at.extract(from + i)) {
+              moved.key() = to + i;
+              number_at.insert(std::move(moved));
+            }
+          }
+        } else if (random() % 4 == 0) {
+          uint64_t pages = 0;
+          table.for_each_in(range,
+                            [&](const Region&, PageRun run) { pages += run.end - run.first; });
+          table.remove(range);
+          for (uint64_t i = 0; i < length; ++i) pages -= number_at.erase(from + i);
+          REQUIRE(pages == 0);
+        }
+        for (uint64_t i = 0; i < spaces + 20; ++i) {
+          const Region* found = table.find(i * page());
+          const auto expected = number_at.find(i);
+          REQUIRE((found != nullptr) == (expected != number_at.end()));
+          if (!found) continue;
+          REQUIRE(found->page_at(i * page()) == expected->second);
+          REQUIRE(found->offset_of(expected->second) == expected->second * page());
+          REQUIRE(table.find_page(expected->second) == found);
+        }
+      }
+      CHECK(table.pages() == 30);
+      const RegionTable copy(table);
+      for (const auto& [place, number] : number_at)
+        REQUIRE(copy.find_page(number)->address_of(number) == place * page());
+    }
+  }
+
+  TEST_CASE("a region without a source knows minor faults alone") {
+    const Range range{page(), page()};
+    CHECK_THROWS_WITH_AS(Region(range, nullptr, 0, page()), doctest::Contains("no source"),
+                         std::invalid_argument);
+    CHECK(Region(range, nullptr, 0, page(), UFFDIO_REGISTER_MODE_MINOR).minor());
+  }
+
+  TEST_CASE("range sets agree with a set of bytes") {
+    std::mt19937_64 random(7);
+    for (int round = 0; round < 200; ++round) {
+      RangeSet set;
+      std::set<uint64_t> bytes;
+      for (int step = 0; step < 25; ++step) {
+        const Range range{random() % 40, random() % 12};
+        const uint64_t to = 100 + random() % 40;
+        switch (random() % 4) {
+          case 0:
+            set.remove(range);
+            for (uint64_t i = range.start; i < range.end(); ++i) bytes.erase(i);
+            break;
+          case 1:
+            set.move(range, to);
+            for (uint64_t i = range.start; i < range.end(); ++i) {
+              if (bytes.erase(i)) bytes.insert(to + (i - range.start));
+            }
+            break;
+          default:
+            set.add(range);
+            for (uint64_t i = range.start; i < range.end(); ++i) bytes.insert(i);
+        }
+        uint64_t total = 0, before = 0;
+        for (const Range& part : set.all()) {
+          REQUIRE(part.length > 0);
+          REQUIRE((total == 0 || part.start > before));  // neither overlap nor adjoin
+          before = part.end();
+          total += part.length;
+        }
+        REQUIRE(total == bytes.size());
+        for (uint64_t i = 0; i < 160; ++i) REQUIRE(set.contains(i) == (bytes.count(i) == 1));
+        uint64_t inside = 0, outside = 0;
+        for (const Range& part : set.within({5, 30})) inside += part.length;
+        for (const Range& part : set.outside({5, 30})) outside += part.length;
+        REQUIRE(inside + outside == 30);
       }
     }
   }

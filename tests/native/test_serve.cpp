@@ -163,7 +163,8 @@ TEST_SUITE("serve") {
     const Memory memory(3);
     EndQueue ends;
     const std::optional<Cpu> places[2];
-    FillPool pool(places, ends);
+    FetchPool fetchers(ends);
+    FillPool pool(places, ends, fetchers);
     CHECK(pool.threads() == 2);
     auto served = hand_served(memory, nullptr, 2);
     served->target.residency().mark(0, 3);
@@ -182,7 +183,8 @@ TEST_SUITE("serve") {
     const Memory memory(300);
     EndQueue ends;
     const std::optional<Cpu> places[2];
-    FillPool pool(places, ends);
+    FetchPool fetchers(ends);
+    FillPool pool(places, ends, fetchers);
     auto served = hand_served(memory, nullptr, 2);
     pool.start(*served);
     const auto entries = ends.pop_all();
@@ -200,7 +202,8 @@ TEST_SUITE("serve") {
     const Memory memory(1000);
     EndQueue ends;
     const std::optional<Cpu> places[2];
-    FillPool pool(places, ends);
+    FetchPool fetchers(ends);
+    FillPool pool(places, ends, fetchers);
     auto gate = std::make_shared<GatedSource>(memory.source());
     auto served = hand_served(memory, gate, 2);
     pool.start(*served);
@@ -229,7 +232,8 @@ TEST_SUITE("serve") {
     const Memory memory(8), busy(8);
     EndQueue ends;
     const std::optional<Cpu> places[1];
-    FillPool pool(places, ends);
+    FetchPool fetchers(ends);
+    FillPool pool(places, ends, fetchers);
     auto gate = std::make_shared<GatedSource>(busy.source());
     auto first = hand_served(busy, gate, 1);
     pool.start(*first);
@@ -279,9 +283,6 @@ TEST_SUITE("serve") {
     Userfaultfd sigbus = open_uffd(UFFD_FEATURE_SIGBUS);
     CHECK_THROWS_WITH_AS(manager.add(sigbus, {memory.region()}, {}), doctest::Contains("SIGBUS"),
                          std::invalid_argument);
-    Userfaultfd events = open_uffd(UFFD_FEATURE_EVENT_REMOVE);
-    CHECK_THROWS_WITH_AS(manager.add(events, {memory.region()}, {}),
-                         doctest::Contains("EVENT_REMOVE"), UnsupportedError);
     CHECK_THROWS_AS(Manager({.handlers = 0, .fillers = 1, .cpus = {}}), std::invalid_argument);
     CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 0, .cpus = {}}), std::invalid_argument);
     CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 1, .cpus = {CPU_SETSIZE}}),

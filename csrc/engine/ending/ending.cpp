@@ -36,6 +36,8 @@ Choice choose_ending(Ending asked, const Target& target) {
         kernel +
             ": a GUP user of the target (KVM, mlock, O_DIRECT) would livelock with an early close"};
   }
+  if (target.pid() == kUnknownPid)
+    return {Ending::early_close, kernel + ", and nobody was given a fork child's userfaultfd"};
   switch (find_holders(target.uffd().fd(), target.pid())) {
     case Holders::sole:
       return {Ending::early_close, kernel + ", and nobody else holds the userfaultfd"};
@@ -54,7 +56,7 @@ EndingReport let_go(Target& target, const Choice& choice) {
   EndingReport report;
   report.ending = choice.ending;
   report.reason = choice.reason;
-  report.regions = target.regions().all().size();
+  report.regions = target.regions().size();
   const uint64_t began = sys::monotonic_ns();
   if (choice.ending == Ending::unregister) {
     for (const Region& region : target.regions().all())

@@ -50,6 +50,15 @@ ForkClosedFd::ForkClosedFd(const std::function<int()>& open) {
   if (fd_ >= 0) all.open.insert(fd_);
 }
 
+ForkClosedFd::ForkClosedFd(int fd, const std::unique_lock<std::mutex>&)
+    : fd_(fd), generation_(registry().generation) {
+  registry().open.insert(fd_);
+}
+
+std::unique_lock<std::mutex> ForkClosedFd::hold_forks() {
+  return std::unique_lock(registry().mutex);
+}
+
 ForkClosedFd::operator bool() const noexcept {
   if (fd_ < 0) return false;
   const std::lock_guard lock(registry().mutex);
@@ -57,8 +66,9 @@ ForkClosedFd::operator bool() const noexcept {
 }
 
 void ForkClosedFd::close() noexcept {
+  if (fd_ < 0) return;  // without the lock: one that was moved from, while forks are held
   const std::lock_guard lock(registry().mutex);
-  if (fd_ >= 0 && generation_ == registry().generation) {
+  if (generation_ == registry().generation) {
     registry().open.erase(fd_);
     ::close(fd_);
   }

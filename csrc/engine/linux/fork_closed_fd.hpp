@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <mutex>
 
 #include "engine/linux/fd.hpp"
 
@@ -16,6 +17,8 @@ class ForkClosedFd {
   ForkClosedFd() = default;
   // open returns a descriptor or -errno, which get() then returns.
   explicit ForkClosedFd(const std::function<int()>& open);
+  // Takes one that was made while forks were held.
+  ForkClosedFd(int fd, const std::unique_lock<std::mutex>& held_forks);
   ForkClosedFd(ForkClosedFd&& other) noexcept
       : fd_(std::exchange(other.fd_, -1)), generation_(other.generation_) {}
   ForkClosedFd& operator=(ForkClosedFd&& other) noexcept {
@@ -24,6 +27,9 @@ class ForkClosedFd {
     return *this;
   }
   ~ForkClosedFd() { close(); }
+
+  // This process does not fork as long as the lock is held: for a call that may make a descriptor.
+  static std::unique_lock<std::mutex> hold_forks();
 
   int get() const noexcept { return fd_; }
   // False when closed, or inherited by this fork child.

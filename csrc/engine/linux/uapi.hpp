@@ -82,6 +82,33 @@ struct uffdio_move {
 #define UFFDIO_MOVE _IOWR(UFFDIO, _UFFDIO_MOVE, struct uffdio_move)
 #endif
 
+// <linux/fs.h> of Linux 6.7: PAGEMAP_SCAN of /proc/PID/pagemap, under names of our own, since newer
+// headers have it.
+struct uffd_pagemap_scan {
+  __u64 size;
+  __u64 flags;
+  __u64 start;
+  __u64 end;
+  __u64 walk_end;
+  __u64 vec;
+  __u64 vec_len;
+  __u64 max_pages;
+  __u64 category_inverted;
+  __u64 category_mask;
+  __u64 category_anyof_mask;
+  __u64 return_mask;
+};
+struct uffd_pagemap_region {
+  __u64 start;
+  __u64 end;
+  __u64 categories;
+};
+#define UFFD_PAGEMAP_SCAN _IOWR('f', 16, struct uffd_pagemap_scan)
+#define UFFD_PAGEMAP_WRITTEN ((__u64)1 << 1)
+#define UFFD_PAGEMAP_WP_MATCHING ((__u64)1 << 0)
+#define UFFD_PAGEMAP_CHECK_WPASYNC ((__u64)1 << 1)
+
+static_assert(UFFD_PAGEMAP_SCAN == 0xc0606610);
 static_assert(sizeof(uffd_msg) == 32);
 static_assert(UFFDIO_API == 0xc018aa3f);
 static_assert(UFFDIO_REGISTER == 0xc020aa00);

@@ -143,6 +143,13 @@ Userfaultfd Userfaultfd::adopt(Fd fd) {
   return adopted;
 }
 
+Userfaultfd Userfaultfd::of_fork(int fd, const Userfaultfd& parent,
+                                 const std::unique_lock<std::mutex>& held_forks) noexcept {
+  Userfaultfd child(ForkClosedFd(fd, held_forks), parent.user_mode_only_);
+  child.features_ = parent.features_;
+  return child;
+}
+
 ssize_t Userfaultfd::read(std::span<uffd_msg> messages) const noexcept {
   const ssize_t bytes = sys::read(fd(), messages.data(), messages.size_bytes());
   return bytes < 0 ? bytes : bytes / static_cast<ssize_t>(sizeof(uffd_msg));

@@ -41,6 +41,10 @@ class Userfaultfd {
   // std::invalid_argument where it is not that.
   static Userfaultfd adopt(Fd fd);
 
+  // The child's, of a FORK event that was read from parent while forks were held.
+  static Userfaultfd of_fork(int fd, const Userfaultfd& parent,
+                             const std::unique_lock<std::mutex>& held_forks) noexcept;
+
   int fd() const noexcept { return fd_.get(); }
   // False when closed, and in a fork child, which never keeps one.
   bool is_open() const noexcept { return static_cast<bool>(fd_); }

@@ -41,6 +41,10 @@ class EndQueue {
     if (!served.end_announced.exchange(true)) push(served, EndRequest::settled);
   }
 
+  void announce_if_settled(ServedTarget& served) {
+    if (served.settled()) announce(served);
+  }
+
   // Waits; empty when the queue was shut and is drained.
   std::vector<Entry> pop_all() {
     std::unique_lock lock(mutex_);

@@ -1,5 +1,9 @@
 #include "engine/serve/ender.hpp"
 
+#include <algorithm>
+#include <array>
+
+#include "engine/serve/events.hpp"
 #include "engine/serve/fork_safety.hpp"
 
 namespace uffd {
@@ -11,7 +15,8 @@ constexpr uint64_t kForkWindowNs = 100'000'000;
 
 }  // namespace
 
-Ender::Ender(EndQueue& ends, FillPool& fillers) : ends_(ends), fillers_(fillers) {
+Ender::Ender(EndQueue& ends, FillPool& fillers, FetchPool& fetchers)
+    : ends_(ends), fillers_(fillers), fetchers_(fetchers) {
   thread_ = start_thread("uffd-ender", std::nullopt, [this] { run(); });
 }
 
@@ -45,23 +50,26 @@ void Ender::obey(ServedTarget& served, EndRequest request) {
 void Ender::settled(ServedTarget& served) {
   if (served.gone)
     return let_go_of(served, {Ending::early_close, "the target's address space is gone"}, false);
-  if (served.ending != Ending::keep_open) return end(served);
+  if (served.unserved) {
+    return let_go_of(served,
+                     {Ending::early_close,
+                      "no descriptor was left for this fork child (raise RLIMIT_NOFILE): what it "
+                      "missed is poisoned"},
+                     false);
+  }
+  if (!served.endless() || (served.closing && served.ending != Ending::keep_open))
+    return end(served);
   release_local_memory(served);
   const std::lock_guard lock(served.mutex);
   served.changed.notify_all();
 }
 
 void Ender::poison_missing(ServedTarget& served) {
-  Installer installer(served.target, served.ender_counters);
-  for (const Region& region : served.target.regions().all()) {
-    Outcome outcome;
-    while ((outcome = installer.poison(region, region.first_page, region.end_page())) ==
-           Outcome::again)
-      ends_.pause();
-    if (outcome == Outcome::gone) {
-      served.gone.store(true, std::memory_order_relaxed);
-      return settled(served);
-    }
+  Outcome outcome;
+  while ((outcome = poison_all(served)) == Outcome::again) ends_.pause();
+  if (outcome == Outcome::gone) {
+    served.gone.store(true, std::memory_order_relaxed);
+    return settled(served);
   }
   {
     const std::lock_guard lock(served.mutex);
@@ -71,9 +79,42 @@ void Ender::poison_missing(ServedTarget& served) {
   if (served.target.residency().missing() == 0) ends_.announce(served);
 }
 
+Outcome Ender::poison_all(ServedTarget& served) {
+  const auto shared = served.installing();
+  Installer installer(served.target, served.ender_counters);
+  Outcome worst = Outcome::done;
+  for (const Region& region : served.target.regions().all()) {
+    const Outcome outcome = installer.poison(region, region.first_page, region.end_page());
+    if (outcome >= Outcome::again) return outcome;
+    worst = std::max(worst, outcome);
+  }
+  return worst;
+}
+
+// The ender reads the last events itself: whoever sent them has gone on, and a fork child among
+// them is a target. A removal may have taken markers away: they are set again.
+void Ender::drain(ServedTarget& served) {
+  std::array<uffd_msg, 16> messages;
+  const auto read_all = [&] {
+    LivingRead result;
+    do {
+      result = read_living(served, messages, served.ender_counters);
+      for (const auto& child : result.children) served.handler->adopt(served, child);
+    } while (result.count > 0);
+  };
+  read_all();
+  Installer installer(served.target, served.ender_counters);
+  for (const Range& range : served.target.poisoned()) {
+    while (installer.poison_again(range) == Outcome::again) {
+      ends_.pause();
+      read_all();
+    }
+  }
+}
+
 void Ender::stop(ServedTarget& served) {
   detach(served);
-  served.local_memory.forget();  // a fork stays forbidden while pages are missing
+  forget_local_memory(served);  // a fork stays forbidden while pages are missing
   publish(served, Stage::stopped, std::nullopt);
 }
 
@@ -84,6 +125,7 @@ void Ender::end(ServedTarget& served) {
 
 void Ender::let_go_of(ServedTarget& served, const Choice& choice, bool look) {
   detach(served);
+  if (served.living && !served.gone) drain(served);
   const uint64_t missing = served.target.residency().missing();
   // A look afterwards says nothing where there was nothing before: another process's pid, say.
   look = look && is_registered(served.target);
@@ -108,11 +150,21 @@ std::optional<bool> Ender::verify(const Target& target) {
 void Ender::detach(ServedTarget& served) {
   served.handler->remove(served);
   fillers_.remove(served);
+  fetchers_.remove(served);
 }
 
 void Ender::release_local_memory(ServedTarget& served) {
-  if (served.target.is_this_process()) allow_fork(served.target.regions());
-  served.local_memory.forget();
+  if (served.target.is_this_process()) {
+    const auto shared = served.installing();
+    allow_fork(served.target.regions());
+  }
+  forget_local_memory(served);
+}
+
+void Ender::forget_local_memory(ServedTarget& served) {
+  std::shared_ptr<LocalMemory> last;
+  const std::lock_guard lock(served.mutex);
+  last.swap(served.local_memory);
 }
 
 void Ender::publish(ServedTarget& served, Stage stage, std::optional<EndingReport> report) {

@@ -12,7 +12,7 @@ namespace uffd {
 
 class Ender {
  public:
-  Ender(EndQueue& ends, FillPool& fillers);
+  Ender(EndQueue& ends, FillPool& fillers, FetchPool& fetchers);
   ~Ender();  // what was asked before is done first
 
  private:
@@ -20,16 +20,20 @@ class Ender {
   void obey(ServedTarget& served, EndRequest request);
   void settled(ServedTarget& served);
   void poison_missing(ServedTarget& served);
+  Outcome poison_all(ServedTarget& served);
+  void drain(ServedTarget& served);
   void stop(ServedTarget& served);
   void end(ServedTarget& served);
   void let_go_of(ServedTarget& served, const Choice& choice, bool look);
   std::optional<bool> verify(const Target& target);
   void detach(ServedTarget& served);
   static void release_local_memory(ServedTarget& served);
+  static void forget_local_memory(ServedTarget& served);
   static void publish(ServedTarget& served, Stage stage, std::optional<EndingReport> report);
 
   EndQueue& ends_;
   FillPool& fillers_;
+  FetchPool& fetchers_;
   std::thread thread_;
 };
 

@@ -10,11 +10,20 @@ namespace {
 // hardly waits for it: some 70 us of COPY.
 constexpr uint64_t kChunkBytes = 256 * 1024;
 
+// How often a filler tries again at once, and how long it pauses then.
+constexpr unsigned kPatience = 64;
 constexpr std::chrono::milliseconds kPauseBeforeRetry{1};
 
 }  // namespace
 
-FillPool::FillPool(std::span<const std::optional<Cpu>> cpus, EndQueue& ends) : ends_(ends) {
+FillPool::FillPool(std::span<const std::optional<Cpu>> cpus, EndQueue& ends, FetchPool& fetchers)
+    : ends_(ends), fetchers_(fetchers) {
+  fetchers_.on_done([this] {
+    {
+      const std::lock_guard lock(mutex_);
+    }  // so that no filler misses it
+    work_.notify_all();
+  });
   for (size_t i = 0; i < cpus.size(); ++i) {
     threads_.push_back(
         start_thread("uffd-fill-" + std::to_string(i), cpus[i], [this, i] { run(i); }));
@@ -47,6 +56,11 @@ void FillPool::start(ServedTarget& served) {
   work_.notify_all();
 }
 
+bool FillPool::is_filling(const ServedTarget& served) {
+  const std::lock_guard lock(mutex_);
+  return find(served) != nullptr;
+}
+
 void FillPool::remove(ServedTarget& served) {
   std::unique_lock lock(mutex_);
   served.detached = true;
@@ -76,7 +90,7 @@ std::shared_ptr<FillPool::Job> FillPool::find(const ServedTarget& served) const 
 
 void FillPool::run(size_t filler) {
   std::unique_lock lock(mutex_);
-  for (;;) {
+  for (unsigned patience = kPatience;;) {
     std::optional<std::pair<std::shared_ptr<Job>, Chunk>> taken;
     work_.wait(lock, [&] { return stopping_ || (taken = take()); });
     if (stopping_) return;
@@ -85,8 +99,17 @@ void FillPool::run(size_t filler) {
     const Outcome outcome = fill(*job->served, chunk, job->served->filler_counters[filler]);
     lock.lock();
     put_back(*job, chunk, outcome);
-    if (outcome == Outcome::again)
+    if (outcome != Outcome::again) {
+      patience = kPatience;
+    } else if (patience > 0) {
+      // EAGAIN lasts until the thread behind an event has run again.
+      --patience;
+      lock.unlock();
+      ::sched_yield();
+      lock.lock();
+    } else {
       work_.wait_for(lock, kPauseBeforeRetry, [this] { return stopping_; });
+    }
   }
 }
 
@@ -98,46 +121,71 @@ std::optional<std::pair<std::shared_ptr<FillPool::Job>, FillPool::Chunk>> FillPo
       jobs_.push_back(job);
       continue;
     }
-    const Chunk chunk = next_chunk(*job);
-    if (!chunk.region && job->in_flight == 0) {
+    const std::optional<Chunk> chunk = next_chunk(*job);
+    if (!chunk && job->in_flight == 0 && job->served->outstanding_fetches == 0) {
       pass(*job->served);
       continue;
     }
     jobs_.push_back(job);
-    if (!chunk.region) continue;
+    if (!chunk) continue;
     ++job->in_flight;
-    return std::pair{job, chunk};
+    return std::pair{job, *chunk};
   }
   return std::nullopt;
 }
 
-FillPool::Chunk FillPool::next_chunk(Job& job) {
-  const Target& target = job.served->target;
-  const uint64_t pages = target.residency().pages();
-  const uint64_t first = target.residency().next_missing(job.cursor, pages);
-  if (first == pages) {
-    job.cursor = pages;
-    return {};
+std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
+  ServedTarget& served = *job.served;
+  const auto shared = served.installing();
+  const Residency& residency = served.target.residency();
+  for (;;) {
+    const uint64_t first = residency.next_missing(job.cursor, residency.pages());
+    job.cursor = first;
+    if (first == residency.pages()) return std::nullopt;
+    const Region& region = *served.target.regions().find_page(first);
+    if (region.late() && served.outstanding_fetches >= FetchPool::kEnough) return std::nullopt;
+    const uint64_t most = std::max<uint64_t>(1, kChunkBytes / region.page_size);
+    const uint64_t end =
+        residency.next_resident(first + 1, std::min(first + most, region.end_page()));
+    job.cursor = end;
+    if (!region.late()) {
+      return Chunk{first, end, region.source, region.offset_of(first),
+                   (end - first) * region.page_size};
+    }
+    fetchers_.request(served, first, end, first, FetchPool::Urgency::fill);
   }
-  const Region* region = target.regions().find_page(first);
-  const uint64_t most = std::max<uint64_t>(1, kChunkBytes / region->page_size);
-  const uint64_t end =
-      target.residency().next_resident(first + 1, std::min(first + most, region->end_page()));
-  job.cursor = end;
-  return {region, first, end};
 }
 
 Outcome FillPool::fill(ServedTarget& served, const Chunk& chunk, Counters& counters) {
   if (served.in_service.load(std::memory_order_relaxed)) ::sched_yield();
-  const Region& region = *chunk.region;
-  const uint64_t start = region.address_of(chunk.first);
-  region.source->prepare(region.source_offset + start - region.range.start,
-                         (chunk.end - chunk.first) * region.page_size);
-  const Outcome outcome =
-      Installer(served.target, counters).install(region, chunk.first, chunk.end);
+  if (chunk.source) chunk.source->prepare(chunk.offset, chunk.length);
+  Outcome outcome = Outcome::done;
+  {
+    const auto shared = served.installing();
+    outcome = install(served, chunk, counters);
+  }
   if (outcome == Outcome::gone) served.gone.store(true, std::memory_order_relaxed);
-  if (outcome == Outcome::gone || served.target.residency().missing() == 0) ends_.announce(served);
+  ends_.announce_if_settled(served);
   return outcome;
+}
+
+// Of a living target, regions may have been split, moved or unmapped since the chunk was taken.
+Outcome FillPool::install(ServedTarget& served, const Chunk& chunk, Counters& counters) {
+  Target& target = served.target;
+  Installer installer(target, counters);
+  Outcome worst = Outcome::done;
+  for (uint64_t first = chunk.first;
+       (first = target.residency().next_missing(first, chunk.end)) < chunk.end;) {
+    const Region& region = *target.regions().find_page(first);
+    const uint64_t end =
+        target.residency().next_resident(first, std::min(chunk.end, region.end_page()));
+    const Outcome outcome =
+        installer.install(region, first, end, region.minor() ? Origin::page_cache : Origin::source);
+    if (outcome >= Outcome::again) return outcome;
+    worst = std::max(worst, outcome);
+    first = end;
+  }
+  return worst;
 }
 
 void FillPool::put_back(Job& job, const Chunk& chunk, Outcome outcome) {

@@ -14,6 +14,7 @@
 
 #include "engine/linux/thread.hpp"
 #include "engine/serve/end_queue.hpp"
+#include "engine/serve/fetch_pool.hpp"
 #include "engine/serve/installer.hpp"
 
 namespace uffd {
@@ -21,7 +22,7 @@ namespace uffd {
 class FillPool {
  public:
   // A thread for each of cpus, held to that CPU or free.
-  FillPool(std::span<const std::optional<Cpu>> cpus, EndQueue& ends);
+  FillPool(std::span<const std::optional<Cpu>> cpus, EndQueue& ends, FetchPool& fetchers);
   ~FillPool();  // its targets were removed
 
   size_t threads() const noexcept { return threads_.size(); }
@@ -29,6 +30,8 @@ class FillPool {
   // From any thread. Fills the target, from its first page again if a fill of it is under way or
   // has passed.
   void start(ServedTarget& served);
+  // Whether a fill of it is under way.
+  bool is_filling(const ServedTarget& served);
   // When this returns no filler touches the target any more, and a later start() does nothing.
   void remove(ServedTarget& served);
   // Returns when every page of the target that was installed before the call is marked.
@@ -42,21 +45,24 @@ class FillPool {
     unsigned held = 0;       // by settle(): no chunk is handed out
   };
   struct Chunk {
-    const Region* region = nullptr;
     uint64_t first = 0, end = 0;  // pages
+    SourcePtr source;
+    uint64_t offset = 0, length = 0;  // in the source, in bytes
   };
 
   void run(size_t filler);
   std::shared_ptr<Job> find(const ServedTarget& served) const;
   // The next chunk of the first job that has one; moves that job behind the others, and drops those
-  // that have passed.
+  // that have passed. Those of late sources go to the fetchers.
   std::optional<std::pair<std::shared_ptr<Job>, Chunk>> take();
-  static Chunk next_chunk(Job& job);
+  std::optional<Chunk> next_chunk(Job& job);
   Outcome fill(ServedTarget& served, const Chunk& chunk, Counters& counters);
+  static Outcome install(ServedTarget& served, const Chunk& chunk, Counters& counters);
   void put_back(Job& job, const Chunk& chunk, Outcome outcome);
   static void pass(ServedTarget& served);
 
   EndQueue& ends_;
+  FetchPool& fetchers_;
   std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable idle_;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/linux/message.hpp"
+#include "engine/serve/events.hpp"
 
 namespace uffd {
 namespace {
@@ -24,14 +24,27 @@ Run window_around(const ServedTarget& served, const Region& region, uint64_t pag
           1};
 }
 
-// Widens the run over faults that adjoin it, up to a length that keeps no fault waiting for long.
+// A fault in one word, so that a batch is sorted and freed of duplicates as numbers: the address of
+// its page, and of its flags those that say how to resolve it.
+constexpr uint64_t kKeyFlags = UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR;
+
+uint64_t fault_key(const uffd_msg& message) noexcept {
+  const uint64_t address = message.arg.pagefault.address & ~(sys::page_size() - 1);
+  return address | (message.arg.pagefault.flags & kKeyFlags);
+}
+uint64_t address_of(uint64_t key) noexcept {
+  return key & ~kKeyFlags;
+}
+
+// Widens the run over faults of the same kind that adjoin it, up to a length that keeps no fault
+// waiting for long.
 Run coalesce(const ServedTarget& served, const Region& region,
-             std::span<const uint64_t> addresses) noexcept {
+             std::span<const uint64_t> keys) noexcept {
   constexpr uint64_t longest = 64;
-  Run run = window_around(served, region, region.page_at(addresses[0]));
-  for (; run.covered < addresses.size() && addresses[run.covered] < region.range.end();
-       ++run.covered) {
-    const uint64_t page = region.page_at(addresses[run.covered]);
+  Run run = window_around(served, region, region.page_at(address_of(keys[0])));
+  for (; run.covered < keys.size() && keys[run.covered] < region.range.end(); ++run.covered) {
+    const uint64_t page = region.page_at(address_of(keys[run.covered]));
+    if ((keys[run.covered] & kKeyFlags) != (keys[0] & kKeyFlags)) break;
     if (page < run.end) continue;
     if (page > run.end || run.end - run.first >= longest ||
         served.target.residency().resident(page))
@@ -58,11 +71,31 @@ ServedTarget& untagged(void* data) noexcept {
   return *reinterpret_cast<ServedTarget*>(reinterpret_cast<uintptr_t>(data) & ~kProcessTag);
 }
 
+// How often a fault that met EAGAIN is tried again before the timer takes it.
+constexpr unsigned kPatience = 32;
+
+Fd spare_descriptor() noexcept {
+  return Fd(::eventfd(0, EFD_CLOEXEC));
+}
+
+bool lacks_descriptor(ssize_t result) noexcept {
+  return result == -EMFILE || result == -ENFILE || result == -ENOMEM;
+}
+
+bool is_fork_child(const ServedTarget& served) noexcept {
+  return served.target.pid() == kUnknownPid;
+}
+
 }  // namespace
 
-Handler::Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends)
+Handler::Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends, FillPool& fillers,
+                 FetchPool& fetchers, Roster& roster)
     : ends_(ends),
+      fillers_(fillers),
+      fetchers_(fetchers),
+      roster_(roster),
       epoll_(or_throw(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+      spare_(spare_descriptor()),
       watchdog_(ends) {
   const int result = sys::epoll_add(epoll_.get(), wake_.get(), EPOLLIN, nullptr);
   if (result < 0) throw SystemError(-result, "epoll_ctl of a handler's eventfd");
@@ -102,6 +135,24 @@ void Handler::remove(ServedTarget& served) {
   targets_.fetch_sub(1, std::memory_order_relaxed);
 }
 
+void Handler::adopt(ServedTarget& parent, const std::shared_ptr<ServedTarget>& child) {
+  add_child(parent, child);
+  roster_.add(child);
+  children_.fetch_add(1, std::memory_order_relaxed);
+  try {
+    add(*child);
+  } catch (const SystemError&) {                       // no memory, or too many epoll watches
+    targets_.fetch_add(1, std::memory_order_relaxed);  // remove() takes it away
+    child->unserved.store(true);
+    settle_unserved(*child, child->handler_counters);
+  }
+  if (child->settled()) {
+    ends_.announce(*child);
+  } else if (fillers_.is_filling(parent)) {
+    fillers_.start(*child);
+  }
+}
+
 void Handler::settle() {
   std::unique_lock lock(mutex_);
   ask(lock);
@@ -117,8 +168,9 @@ void Handler::run() {
   std::array<epoll_event, 16> events;
   for (;;) {
     const int retry_ms = retry_.timeout_ms();
-    const int count = sys::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
-                                      retry_ms >= 0 ? retry_ms : kWatchMs);
+    const int timeout_ms = retry_ms >= 0 ? std::min(retry_ms, kWatchMs) : kWatchMs;
+    const int count =
+        sys::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
     bool asked = false;
     for (int i = 0; i < count; ++i) {
       void* const data = events[static_cast<size_t>(i)].data.ptr;
@@ -130,90 +182,180 @@ void Handler::run() {
         serve(*static_cast<ServedTarget*>(data));
       }
     }
-    if (count == 0 && retry_ms < 0) watch();
-    retry_.run_due([this](const RetryQueue::Entry& entry) {
-      resolve_run(*entry.served, std::span(&entry.address, 1), entry.read_at);
-      announce_if_settled(*entry.served);
-    });
+    if (count == 0 && timeout_ms == kWatchMs) watch();
+    if (children_.load(std::memory_order_relaxed) > 0) watch_children();
+    if (retry_ms >= 0) {
+      const uint64_t now = sys::monotonic_ns();
+      while (const auto entry = retry_.pop_due(now)) come_back(*entry);
+    }
     // Last: what epoll_wait returned before may name a target that is to be removed.
     if (asked && obey()) return;
   }
 }
 
-void Handler::serve(ServedTarget& served) {
-  for (;;) {
-    const ssize_t count = served.target.uffd().read(messages_);
-    if (count <= 0) return;
-    const auto read = static_cast<size_t>(count);
-    served.handler_counters.add(Count::reads);
-    served.handler_counters.add(Count::faults, read);
-    served.in_service.store(true, std::memory_order_relaxed);
-    resolve(served, std::span(messages_).first(read));
-    served.in_service.store(false, std::memory_order_relaxed);
-    announce_if_settled(served);
-    if (read < kBatch) return;
+void Handler::come_back(const RetryQueue::Entry& entry) {
+  ServedTarget& served = *entry.served;
+  switch (entry.kind) {
+    case RetryKind::fault:
+      resolve_run(served, std::span(&entry.place, 1), entry.read_at);
+      break;
+    case RetryKind::read:
+      return serve(served);
+    case RetryKind::deadline:
+      if (const Region* region = served.target.regions().find_page(entry.place)) {
+        const Outcome outcome = Installer(served.target, served.handler_counters)
+                                    .poison(*region, entry.place, entry.place + 1);
+        if (outcome == Outcome::again) {
+          RetryQueue::Entry later = entry;
+          later.due = sys::monotonic_ns() + RetryQueue::kPauseNs;
+          retry_.push(later);
+        }
+      }
+      break;
   }
+  ends_.announce_if_settled(served);
+}
+
+void Handler::serve(ServedTarget& served) {
+  while (serve_batch(served) == kBatch) {
+  }
+  // EAGAIN lasts until the thread behind an event has run again: let it run, and look for the next
+  // event.
+  for (unsigned left = kPatience; left > 0 && retry_.hasten(served); --left) {
+    ::sched_yield();
+    serve_batch(served);
+    const uint64_t now = sys::monotonic_ns();
+    while (const auto entry = retry_.pop_due(now)) come_back(*entry);
+  }
+}
+
+size_t Handler::serve_batch(ServedTarget& served) {
+  const ssize_t count = read(served);
+  if (count <= 0) return 0;
+  const auto read = static_cast<size_t>(count);
+  served.handler_counters.add(Count::reads);
+  served.in_service.store(true, std::memory_order_relaxed);
+  resolve(served, std::span(messages_).first(read));
+  served.in_service.store(false, std::memory_order_relaxed);
+  ends_.announce_if_settled(served);
+  return read;
+}
+
+ssize_t Handler::read(ServedTarget& served) {
+  if (!served.living) return served.target.uffd().read(messages_);
+  const LivingRead result = read_living(served, messages_, served.handler_counters);
+  for (const auto& child : result.children) adopt(served, child);
+  return lacks_descriptor(result.count) ? make_room(served) : result.count;
+}
+
+// The policy where no descriptor is left for a fork child: those of children that have died are
+// closed first; else the child gets the spare one for as long as it takes to poison what it misses.
+// The event is queued behind the others meanwhile, so that none of them waits for it.
+ssize_t Handler::make_room(ServedTarget& served) {
+  watch_children_at_ = 0;
+  watch_children();
+  const auto ends = [](const ServedTarget* other) {
+    return other->gone || (other->end_announced && !other->endless());
+  };
+  std::unique_lock lock(mutex_);
+  const bool some_end = std::any_of(served_.begin(), served_.end(), ends);
+  lock.unlock();
+  LivingRead result{-EMFILE, {}};
+  if (!some_end && spare_) {
+    spare_.close();
+    result = read_living(served, messages_, served.handler_counters);
+    for (const auto& child : result.children) {
+      child->unserved.store(true);
+      settle_unserved(*child, child->handler_counters);
+      adopt(served, child);
+    }
+  }
+  if (lacks_descriptor(result.count)) {
+    const uint64_t now = sys::monotonic_ns();
+    retry_.push({&served, RetryKind::read, 0, now, now + RetryQueue::kPauseNs});
+  }
+  return result.count;
 }
 
 void Handler::resolve(ServedTarget& served, std::span<const uffd_msg> messages) {
   const uint64_t read_at = sys::monotonic_ns();
   size_t count = 0;
   for (const uffd_msg& message : messages) {
-    if (message.event != UFFD_EVENT_PAGEFAULT) {
-      served.handler_counters.add(Count::events);
-      continue;
-    }
-    addresses_[count++] = message.arg.pagefault.address;
+    if (message.event == UFFD_EVENT_PAGEFAULT) keys_[count++] = fault_key(message);
   }
-  auto addresses = std::span(addresses_).first(count);
+  served.handler_counters.add(Count::faults, count);
+  auto keys = std::span(keys_).first(count);
   if (count > 1) {
     // One message per sleeping thread: a page may come more than once.
-    std::sort(addresses.begin(), addresses.end());
-    const auto end = std::unique(addresses.begin(), addresses.end());
-    addresses = addresses.first(static_cast<size_t>(end - addresses.begin()));
+    std::sort(keys.begin(), keys.end());
+    const auto end = std::unique(keys.begin(), keys.end());
+    keys = keys.first(static_cast<size_t>(end - keys.begin()));
   }
-  while (!addresses.empty()) addresses = addresses.subspan(resolve_run(served, addresses, read_at));
+  while (!keys.empty()) keys = keys.subspan(resolve_run(served, keys, read_at));
 }
 
-size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> addresses,
+size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys,
                             uint64_t read_at) {
   Installer installer(served.target, served.handler_counters);
-  const Region* region = served.target.regions().find(addresses[0]);
+  const uint64_t address = address_of(keys[0]);
+  const Region* region = served.target.regions().find(address);
   size_t covered = 1;
   Outcome outcome;
-  if (!region) {
-    outcome = installer.poison_stray(addresses[0]);
-  } else if (const uint64_t page = region->page_at(addresses[0]);
+  if (keys[0] & UFFD_PAGEFAULT_FLAG_WP) {
+    outcome = resolve_write(served, address);
+  } else if (!region) {
+    outcome = installer.install_stray(address);
+  } else if (const uint64_t page = region->page_at(address);
              served.target.residency().resident(page)) {
-    outcome = installer.install_dropped(*region, page);
+    outcome = keys[0] & UFFD_PAGEFAULT_FLAG_MINOR
+                  ? installer.install(*region, page, page + 1, Origin::page_cache)
+                  : installer.install_dropped(*region, page);
   } else {
-    const Run run = coalesce(served, *region, addresses);
-    outcome = installer.install(*region, run.first, run.end);
+    const Run run = coalesce(served, *region, keys);
+    if (region->late()) {
+      fetch(served, *region, page, {run.first, run.end}, read_at);
+      return 1;
+    }
+    const bool minor = (keys[0] & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
+    if (minor) served.handler_counters.add(Count::minor_faults, run.covered);
+    outcome =
+        installer.install(*region, run.first, run.end, minor ? Origin::page_cache : Origin::source);
     covered = run.covered;
   }
-  conclude(served, outcome, addresses.first(covered), read_at);
+  conclude(served, outcome, keys.first(covered), read_at);
   return covered;
 }
 
-void Handler::conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> addresses,
+// Noted before the page may be written: whoever reads what was written to misses nothing.
+Outcome Handler::resolve_write(ServedTarget& served, uint64_t address) {
+  const Region* region = served.target.regions().find(address);
+  if (region && served.target.written()) served.target.written()->add(region->page_at(address), 1);
+  served.handler_counters.add(Count::write_faults);
+  return Installer(served.target, served.handler_counters)
+      .unprotect({address, region ? region->page_size : sys::page_size()});
+}
+
+void Handler::fetch(ServedTarget& served, const Region& region, uint64_t page, PageRun run,
+                    uint64_t read_at) {
+  fetchers_.request(served, run.first, run.end, page, FetchPool::Urgency::fault);
+  if (const auto deadline = region.source->deadline()) {
+    const auto wait_ns = static_cast<uint64_t>(deadline->count());
+    retry_.push({&served, RetryKind::deadline, page, read_at, read_at + wait_ns});
+  }
+}
+
+void Handler::conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> keys,
                        uint64_t read_at) {
   if (outcome == Outcome::gone) served.gone.store(true, std::memory_order_relaxed);
   if (outcome == Outcome::again) {
-    for (const uint64_t address : addresses) {
-      if (!retry_.push({&served, address, read_at})) {
-        const uint64_t page = address & ~(sys::page_size() - 1);
-        served.target.uffd().wake(page, sys::page_size());
-      }
+    for (const uint64_t key : keys) {
+      if (!retry_.push_fault(served, key, read_at))
+        served.target.uffd().wake(address_of(key), sys::page_size());
     }
     return;
   }
   const uint64_t nanoseconds = sys::monotonic_ns() - read_at;
-  for (size_t i = 0; i < addresses.size(); ++i) served.latency.record(nanoseconds);
-}
-
-void Handler::announce_if_settled(ServedTarget& served) {
-  if (served.target.residency().missing() == 0 || served.gone.load(std::memory_order_relaxed))
-    ends_.announce(served);
+  for (size_t i = 0; i < keys.size(); ++i) served.latency.record(nanoseconds);
 }
 
 void Handler::watch() {
@@ -224,12 +366,25 @@ void Handler::watch() {
   }
 }
 
+void Handler::watch_children() {
+  const uint64_t now = sys::monotonic_ns();
+  if (now < watch_children_at_) return;
+  watch_children_at_ =
+      now + static_cast<uint64_t>(std::chrono::nanoseconds(Watchdog::kPause).count());
+  const std::lock_guard lock(mutex_);
+  for (ServedTarget* served : served_) {
+    if (is_fork_child(*served)) watchdog_.check_life(*served);
+  }
+}
+
 bool Handler::obey() {
   wake_.drain();
+  if (!spare_) spare_ = spare_descriptor();
   const std::lock_guard lock(mutex_);
   for (ServedTarget* served : to_remove_) {
     retry_.forget(*served);
     std::erase(served_, served);
+    if (is_fork_child(*served)) children_.fetch_sub(1, std::memory_order_relaxed);
   }
   to_remove_.clear();
   answered_ = asked_;

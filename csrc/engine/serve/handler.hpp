@@ -1,7 +1,8 @@
-// The hot loop: waits for faults of its targets, reads them in batches, sorts and resolves them.
+// The hot loop: waits for messages of its targets, reads them in batches, applies the events and
+// resolves the faults.
 //
 // One thread. A userfaultfd has one handler only: several wake each other for nothing. On the path
-// of a fault it takes no lock and allocates nothing.
+// of a fault it takes no lock, but that of a living target's events, and allocates nothing.
 #pragma once
 
 #include <array>
@@ -14,21 +15,28 @@
 #include "engine/linux/fd.hpp"
 #include "engine/linux/thread.hpp"
 #include "engine/serve/end_queue.hpp"
+#include "engine/serve/fetch_pool.hpp"
+#include "engine/serve/fill_pool.hpp"
 #include "engine/serve/installer.hpp"
 #include "engine/serve/retry_queue.hpp"
+#include "engine/serve/roster.hpp"
 #include "engine/serve/watchdog.hpp"
 
 namespace uffd {
 
 class Handler {
  public:
-  Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends);
+  Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends, FillPool& fillers,
+          FetchPool& fetchers, Roster& roster);
   ~Handler();  // its targets were removed
 
   // From any thread. The target is served from the return of add(), and no more from that of
   // remove().
   void add(ServedTarget& served);
   void remove(ServedTarget& served);
+  // Serves a fork child of a target of this handler as that is served; by its thread, or by the
+  // ender.
+  void adopt(ServedTarget& parent, const std::shared_ptr<ServedTarget>& child);
   // Returns when every page that was installed before the call is marked.
   void settle();
 
@@ -39,24 +47,40 @@ class Handler {
 
   void run();
   void serve(ServedTarget& served);
+  // Reads a batch and resolves its faults; how many messages there were.
+  size_t serve_batch(ServedTarget& served);
+  ssize_t read(ServedTarget& served);
+  // After a FORK event for which there was no descriptor.
+  ssize_t make_room(ServedTarget& served);
   void resolve(ServedTarget& served, std::span<const uffd_msg> messages);
-  // The first of these sorted addresses and those that the same install covers; returns how many.
-  size_t resolve_run(ServedTarget& served, std::span<const uint64_t> addresses, uint64_t read_at);
-  void conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> addresses,
+  // The first of these sorted fault keys and those that the same install covers; returns how many.
+  size_t resolve_run(ServedTarget& served, std::span<const uint64_t> keys, uint64_t read_at);
+  Outcome resolve_write(ServedTarget& served, uint64_t address);
+  void fetch(ServedTarget& served, const Region& region, uint64_t page, PageRun run,
+             uint64_t read_at);
+  void conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> keys,
                 uint64_t read_at);
+  void come_back(const RetryQueue::Entry& entry);
   void watch();
-  void announce_if_settled(ServedTarget& served);
+  // Looks at fork children: of their death nothing tells but this.
+  void watch_children();
   void ask(std::unique_lock<std::mutex>& lock);
   // Forgets the targets that are to be removed; true when the thread is to stop.
   bool obey();
 
   EndQueue& ends_;
+  FillPool& fillers_;
+  FetchPool& fetchers_;
+  Roster& roster_;
   Fd epoll_;
   WakeFd wake_;
+  Fd spare_;  // closed to make room for a fork child's
   std::array<uffd_msg, kBatch> messages_;
-  std::array<uint64_t, kBatch> addresses_;
+  std::array<uint64_t, kBatch> keys_;
   RetryQueue retry_;
   Watchdog watchdog_;
+  std::atomic<size_t> children_{0};  // fork children among its targets
+  uint64_t watch_children_at_ = 0;   // by CLOCK_MONOTONIC; the thread's
   std::atomic<size_t> targets_{0};
 
   std::mutex mutex_;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "engine/linux/blank.hpp"
+
 namespace uffd {
 namespace {
 
-// The policy: what an errno of COPY, ZEROPAGE or POISON, with nothing done, says about the page it
-// stopped at.
+// The policy: what an errno of COPY, ZEROPAGE, CONTINUE, WRITEPROTECT or POISON, with nothing done,
+// says about the page it stopped at.
 enum class Verdict {
   present,  // installed by another; the kernel woke nobody for it
   absent,   // not in one registered VMA: unmapped or let go by the target, or the run lies in
@@ -33,37 +35,56 @@ Verdict judge(int error) noexcept {
   }
 }
 
+// Of a region with both kinds of faults: where else the bytes of the page are, at which a transfer
+// stopped. What is in the page cache and not mapped is EEXIST to COPY; what is not in it is EFAULT
+// to CONTINUE.
+bool is_elsewhere(const Region& region, Origin origin, int error) noexcept {
+  if (!region.minor() || !region.source) return false;
+  return error == (origin == Origin::source ? -EEXIST : -EFAULT);
+}
+
+Origin other(Origin origin) noexcept {
+  return origin == Origin::source ? Origin::page_cache : Origin::source;
+}
+
 }  // namespace
 
-Outcome Installer::install(const Region& region, uint64_t first, uint64_t end) noexcept {
+Outcome Installer::install(const Region& region, uint64_t first, uint64_t end, Origin origin,
+                           const std::byte* fetched) noexcept {
   Outcome worst = Outcome::done;
-  uint64_t limit = end;
-  while (first < end) {
-    const Progress progress = transfer(region, first, limit);
-    if (const uint64_t pages = progress.bytes / region.page_size; pages > 0) {
+  Origin from = origin;
+  for (uint64_t limit = end; first < end;) {
+    const Progress progress = transfer(region, first, limit, from, fetched);
+    uint64_t pages = progress.bytes / region.page_size;
+    if (pages > 0) {
       // In full or in part: where it stopped short, the next call says why.
       counters_.add(Count::pages, pages);
       counters_.add(Count::bytes, progress.bytes);
       target_.residency().mark(first, pages);
-      first += pages;
-      limit = end;
-      continue;
-    }
-    if (judge(progress.error) == Verdict::absent && limit - first > 1) {
+    } else if (judge(progress.error) == Verdict::absent && limit - first > 1) {
       limit = first + (limit - first) / 2;
       continue;
+    } else if (from == origin && is_elsewhere(region, from, progress.error)) {
+      from = other(from);
+      continue;
+    } else {
+      const Outcome outcome = settle_page(region, first, progress.error);
+      if (outcome >= Outcome::again) return outcome;
+      worst = std::max(worst, outcome);
+      pages = 1;
     }
-    const Outcome outcome = settle_page(region, first, progress.error);
-    if (outcome >= Outcome::again) return outcome;
-    worst = std::max(worst, outcome);
-    ++first;
+    first += pages;
+    if (fetched) fetched += pages * region.page_size;
     limit = end;
+    from = origin;
   }
   return worst;
 }
 
 Outcome Installer::install_dropped(const Region& region, uint64_t page) noexcept {
-  const Progress progress = transfer_zeros(region, region.address_of(page), region.page_size);
+  const uint64_t start = region.address_of(page);
+  if (target_.is_poisoned(start)) return poison_again({start, region.page_size});
+  const Progress progress = transfer_zeros(region, start, region.page_size);
   if (progress.error != 0) return settle_page(region, page, progress.error);
   counters_.add(Count::dropped);
   return Outcome::done;
@@ -71,29 +92,55 @@ Outcome Installer::install_dropped(const Region& region, uint64_t page) noexcept
 
 Outcome Installer::poison(const Region& region, uint64_t first, uint64_t end) noexcept {
   Outcome worst = Outcome::done;
-  for (uint64_t page = target_.residency().next_missing(first, end); page < end;
-       page = target_.residency().next_missing(page + 1, end)) {
-    const Outcome outcome = poison_page(region, page);
+  const Residency& residency = target_.residency();
+  for (first = residency.next_missing(first, end); first < end;) {
+    const uint64_t run_end = residency.next_resident(first, end);
+    const Outcome outcome = poison_run(region, first, run_end);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
+    first = residency.next_missing(run_end, end);
   }
   return worst;
 }
 
-Outcome Installer::poison_stray(uint64_t address) noexcept {
-  const uint64_t start = address & ~(sys::page_size() - 1);
-  const Progress progress = target_.uffd().poison(start, sys::page_size(), 0);
-  if (progress.error == 0) {
-    counters_.add(Count::poisoned);
-    target_.add_poisoned({start, sys::page_size()});
-    return Outcome::done;
+Outcome Installer::poison_again(const Range& range) noexcept {
+  for (uint64_t start = range.start; start < range.end();) {
+    const Progress progress = target_.uffd().poison(start, range.end() - start, 0);
+    start += progress.bytes;
+    if (progress.bytes > 0) continue;
+    const Region* region = target_.regions().find(start);
+    const uint64_t page_size = region ? region->page_size : sys::page_size();
+    const Outcome outcome = settle_stray({start, page_size}, progress.error);
+    if (outcome != Outcome::done) return outcome;
+    start += page_size;
   }
-  switch (judge(progress.error)) {
+  return Outcome::done;
+}
+
+Outcome Installer::unprotect(const Range& range) noexcept {
+  const int error = target_.uffd().writeprotect(range.start, range.length, 0);
+  return error == 0 ? Outcome::done : settle_stray(range, error);
+}
+
+Outcome Installer::install_stray(uint64_t address) noexcept {
+  const Range page{address & ~(sys::page_size() - 1), sys::page_size()};
+  const bool blank = target_.is_blank(page.start);
+  const Progress progress = blank ? target_.uffd().zeropage(page.start, page.length, 0)
+                                  : target_.uffd().poison(page.start, page.length, 0);
+  if (progress.error != 0) return settle_stray(page, progress.error);
+  counters_.add(blank ? Count::blank : Count::poisoned);
+  if (!blank) target_.add_poisoned(page);
+  return Outcome::done;
+}
+
+Outcome Installer::settle_stray(const Range& page, int error) noexcept {
+  switch (judge(error)) {
     case Verdict::present:
     case Verdict::absent:
-      target_.uffd().wake(start, sys::page_size());
+      target_.uffd().wake(page.start, page.length);
       return Outcome::done;
     case Verdict::again:
+      counters_.add(Count::eagain);
       return Outcome::again;
     case Verdict::gone:
       return Outcome::gone;
@@ -104,29 +151,45 @@ Outcome Installer::poison_stray(uint64_t address) noexcept {
   return Outcome::failed;
 }
 
-Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end) noexcept {
+Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end, Origin origin,
+                             const std::byte* fetched) noexcept {
   const uint64_t start = region.address_of(first);
   const uint64_t length = (end - first) * region.page_size;
+  if (origin == Origin::page_cache) {
+    counters_.add(Count::continues);
+    return target_.uffd().continue_(start, length, 0);
+  }
   const Supply supply =
-      region.source->supply(region.source_offset + start - region.range.start, length);
+      fetched ? Supply{fetched} : region.source->supply(region.offset_of(first), length);
   if (!supply.bytes) return transfer_zeros(region, start, length);
-  counters_.add(Count::copies);
-  return target_.uffd().copy(start, reinterpret_cast<uint64_t>(supply.bytes), length, 0);
+  return copy(region, start, reinterpret_cast<uint64_t>(supply.bytes), length);
 }
 
 Progress Installer::transfer_zeros(const Region& region, uint64_t start, uint64_t length) noexcept {
-  if (region.page_size == sys::page_size()) {
-    counters_.add(Count::zeropages);
-    return target_.uffd().zeropage(start, length, 0);
-  }
-  // hugetlb memory admits no ZEROPAGE. One page at a time: the zeros are one page long.
+  // ZEROPAGE protects nothing, and hugetlb memory does not admit it.
+  if (region.page_size != sys::page_size() || region.write_protected())
+    return copy(region, start, zeros_address(), std::min(length, kBlankLength));
+  counters_.add(Count::zeropages);
+  return target_.uffd().zeropage(start, length, 0);
+}
+
+Progress Installer::copy(const Region& region, uint64_t start, uint64_t from,
+                         uint64_t length) noexcept {
   counters_.add(Count::copies);
-  return target_.uffd().copy(start, target_.zeros(), region.page_size, 0);
+  return target_.uffd().copy(start, from, length,
+                             region.write_protected() ? UFFDIO_COPY_MODE_WP : 0);
 }
 
 Outcome Installer::settle_page(const Region& region, uint64_t page, int error) noexcept {
+  const uint64_t start = region.address_of(page);
   switch (judge(error)) {
     case Verdict::present:
+      if (region.write_protected() &&
+          target_.uffd().writeprotect(start, region.page_size, UFFDIO_WRITEPROTECT_MODE_WP) ==
+              -EAGAIN) {
+        counters_.add(Count::eagain);
+        return Outcome::again;
+      }
       counters_.add(Count::eexist);
       wake_settled(region, page);
       return Outcome::done;
@@ -140,25 +203,38 @@ Outcome Installer::settle_page(const Region& region, uint64_t page, int error) n
     case Verdict::gone:
       return Outcome::gone;
     case Verdict::refused:
-      return poison_page(region, page);
+      break;
   }
-  return Outcome::failed;
-}
-
-Outcome Installer::poison_page(const Region& region, uint64_t page) noexcept {
-  const uint64_t start = region.address_of(page);
-  const Progress progress = target_.uffd().poison(start, region.page_size, 0);
-  if (progress.error == 0) {
-    counters_.add(Count::poisoned);
-    target_.add_poisoned({start, region.page_size});
-    target_.residency().mark(page, 1);
+  if (!region.source && error == -EFAULT) {
+    // A hole of the file whose bytes were asked for: it reads as zeros, and no fault tells of it.
+    wake_settled(region, page);
     return Outcome::done;
   }
-  if (judge(progress.error) == Verdict::refused) {
-    counters_.add(Count::failed);
-    return Outcome::failed;
+  return poison_run(region, page, page + 1);
+}
+
+Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end) noexcept {
+  Outcome worst = Outcome::done;
+  while (first < end) {
+    const Range range{region.address_of(first), (end - first) * region.page_size};
+    const Progress progress = target_.uffd().poison(range.start, range.length, 0);
+    uint64_t pages = progress.bytes / region.page_size;
+    if (pages > 0) {
+      counters_.add(Count::poisoned, pages);
+      target_.add_poisoned({range.start, progress.bytes});
+      target_.residency().mark(first, pages);
+    } else if (judge(progress.error) == Verdict::refused) {
+      counters_.add(Count::failed, end - first);
+      return Outcome::failed;
+    } else {
+      const Outcome outcome = settle_page(region, first, progress.error);
+      if (outcome >= Outcome::again) return outcome;
+      worst = std::max(worst, outcome);
+      pages = 1;
+    }
+    first += pages;
   }
-  return settle_page(region, page, progress.error);
+  return worst;
 }
 
 void Installer::wake_settled(const Region& region, uint64_t page) noexcept {

@@ -59,7 +59,7 @@ std::vector<Range> source_ranges(const RegionTable& regions) {
   std::vector<Range> ranges;
   const Source* previous = nullptr;
   for (const Region& region : regions.all()) {
-    const Range range = region.source->memory();
+    const Range range = region.source ? region.source->memory() : Range{};
     if (range.length > 0 && region.source.get() != previous) ranges.push_back(range);
     previous = region.source.get();
   }

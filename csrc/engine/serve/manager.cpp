@@ -20,11 +20,6 @@ std::vector<std::optional<Cpu>> placement(const ManagerOptions& options) {
 }
 
 void refuse_features(uint64_t features) {
-  if (const uint64_t events = features & kEventFeatures) {
-    throw UnsupportedError(
-        EOPNOTSUPP, "this userfaultfd delivers " + feature_names(events) +
-                        ", which this version does not serve: open it without event features");
-  }
   if (features & UFFD_FEATURE_SIGBUS) {
     throw std::invalid_argument(
         "this userfaultfd has the feature SIGBUS, so its faults reach no manager: open it without");
@@ -38,12 +33,39 @@ void refuse_pid(pid_t pid) {
                               "for this process");
 }
 
+// A Python function needs the GIL, with which a thread of this process may sleep for its page.
+void refuse_late(const RegionTable& regions, bool this_process) {
+  for (const Region& region : regions.all()) {
+    if (!region.late() || (!this_process && !region.minor())) continue;
+    throw std::invalid_argument(
+        "region " + range_text(region.range.start, region.range.length) +
+        (this_process
+             ? " is of this process, and its source is a CallableSource: whoever touches it "
+               "may hold the lock that the function needs; give another source"
+             : " has minor faults, and its source is a CallableSource: give another source, "
+               "or mode='missing'"));
+  }
+}
+
 // One whose regions were registered by another process is mostly of that process.
 void refuse_foreign(const RegionTable& regions) {
   if (any_registered(0, regions.ranges()).value_or(true)) return;
   throw std::invalid_argument(
       "this userfaultfd came from elsewhere, and none of its regions is registered in this "
       "process: give the target's pid, as handoff.receive() returns it");
+}
+
+// Tries again as long as an event of the target keeps it from happening.
+void protect(ServedTarget& served, const Range& range) {
+  const auto attempt = [&] {
+    const auto shared = served.installing();
+    return served.target.uffd().writeprotect(range.start, range.length,
+                                             UFFDIO_WRITEPROTECT_MODE_WP);
+  };
+  while (attempt() == -EAGAIN) {
+    std::unique_lock lock(served.mutex);
+    served.changed.wait_for(lock, std::chrono::milliseconds(1));
+  }
 }
 
 constexpr const char* kStopped = "the target was stopped: nobody serves it";
@@ -56,7 +78,10 @@ EndingReport open_report(const ServedTarget& served, const std::string& reason) 
   EndingReport report;
   report.ending = Ending::keep_open;
   report.reason = reason;
-  report.regions = served.target.regions().all().size();
+  {
+    const auto shared = served.installing();
+    report.regions = served.target.regions().size();
+  }
   report.missing_pages = served.target.residency().missing();
   report.absent_pages = count(served, Count::enoent);
   report.poisoned = served.target.poisoned();
@@ -71,16 +96,24 @@ Manager::Manager(const ManagerOptions& options) {
   if (options.fillers == 0)
     throw std::invalid_argument("fillers is 0; a close that fills needs at least one");
   const auto places = placement(options);
+  fillers_ =
+      std::make_unique<FillPool>(std::span(places).subspan(options.handlers), ends_, fetchers_);
   for (size_t i = 0; i < options.handlers; ++i) {
-    handlers_.push_back(
-        std::make_unique<Handler>("uffd-handle-" + std::to_string(i), places[i], ends_));
+    handlers_.push_back(std::make_unique<Handler>("uffd-handle-" + std::to_string(i), places[i],
+                                                  ends_, *fillers_, fetchers_, roster_));
   }
-  fillers_ = std::make_unique<FillPool>(std::span(places).subspan(options.handlers), ends_);
-  ender_ = std::make_unique<Ender>(ends_, *fillers_);
+  ender_ = std::make_unique<Ender>(ends_, *fillers_, fetchers_);
 }
 
 Manager::~Manager() {
-  for (const auto& served : targets_) leave(*served);
+  // Those that are left may fork meanwhile.
+  for (bool any = true; any;) {
+    any = false;
+    for (const auto& served : roster_.all()) {
+      any = any || served->stage == Stage::serving;
+      leave(*served);
+    }
+  }
 }
 
 // Lets go of a target that its user left behind: fills it, and where that fails leaves its
@@ -108,16 +141,19 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   auto served = std::make_shared<ServedTarget>(
       RegionTable(std::move(regions)), this_process ? 0 : options.pid, options.ending,
       options.fault_around, options.verify, fillers_->threads());
-  const RegionTable& table = served->target.regions();
+  RegionTable& table = served->target.regions();
+  served->living = (uffd.features() & kEventFeatures) != 0;
+  refuse_late(table, this_process);
+  check_modes(uffd, table);
+  if (uffd.features() & UFFD_FEATURE_EVENT_REMOVE) decide_on_remove(table, served->target.pid());
   if (options.registered && this_process) refuse_foreign(table);
   if (!this_process) served->process = open_pidfd(options.pid);
-  served->local_memory = LocalMemory(table, this_process);
+  served->local_memory = std::make_shared<LocalMemory>(table, this_process);
   if (!options.registered) register_regions(uffd, table);
   if (this_process) forbid_fork(table);
 
-  const std::lock_guard lock(mutex_);
-  std::erase_if(targets_, [](const auto& other) { return other->stage == Stage::ended; });
-  targets_.push_back(served);
+  const std::lock_guard lock(adding_);
+  roster_.add(served);
   served->handler = &least_busy_handler();
   served->target.take(std::move(uffd));
   // What somebody else has read is told to nobody again: its threads wake up and fault once more.
@@ -127,8 +163,20 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   return served;
 }
 
-void Manager::fill(ServedTarget& served) {
+void Manager::check_fill(const ServedTarget& served) {
   if (served.stage == Stage::stopped) throw std::logic_error(kStopped);
+}
+
+void Manager::check_stop(const ServedTarget& served) {
+  if (served.ending != Ending::keep_open) {
+    throw std::logic_error(
+        "stop() is for ending='keep-open'; this target ends by itself: call close()");
+  }
+  if (served.stage != Stage::serving) throw std::logic_error("the target is not served any more");
+}
+
+void Manager::fill(ServedTarget& served) {
+  check_fill(served);
   if (served.stage == Stage::serving && served.target.residency().missing() > 0)
     fillers_->start(served);
 }
@@ -144,9 +192,14 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
     served.handler->settle();
     fillers_->settle(served);
   }
-  const uint64_t pages = served.target.residency().missing();
-  if (pages == 0 || served.gone) return;
   const bool kept_open = served.ending == Ending::keep_open;
+  if (missing != Missing::raise || served.settled()) served.closing = true;
+  const uint64_t pages = served.target.residency().missing();
+  if (served.settled()) {
+    // What goes on without end was told to the ender before.
+    if (served.endless() && !kept_open) ends_.push(served, EndRequest::end);
+    return;
+  }
   switch (missing) {
     case Missing::raise:
       if (kept_open) return;
@@ -194,23 +247,43 @@ std::optional<EndingReport> Manager::wait_closed(ServedTarget& served, Missing m
 }
 
 bool Manager::wait(ServedTarget& served, std::chrono::milliseconds timeout) {
-  const bool kept_open = served.ending == Ending::keep_open;
   std::unique_lock lock(served.mutex);
   const bool done = served.changed.wait_for(lock, timeout, [&] {
     return served.stage != Stage::serving ||
-           (kept_open && served.target.residency().missing() == 0);
+           (served.endless() && served.target.residency().missing() == 0);
   });
   if (served.stage == Stage::stopped && served.target.residency().missing() > 0)
     throw std::logic_error(kStopped);
   return done;
 }
 
-Userfaultfd Manager::stop(ServedTarget& served) {
-  if (served.ending != Ending::keep_open) {
-    throw std::logic_error(
-        "stop() is for ending='keep-open'; this target ends by itself: call close()");
+std::vector<Range> Manager::written(ServedTarget& served, bool reset) {
+  PageSet* const written = served.target.written();
+  if (!written)
+    throw std::logic_error("no region of this target is write-protected: give mode='missing+wp'");
+  const std::lock_guard use(served.using_uffd);
+  RangeSet ranges;
+  {
+    const auto shared = served.installing();
+    for (const Region& region : served.target.regions().all()) {
+      for (uint64_t first = region.first_page;
+           (first = written->next_inside(first, region.end_page())) < region.end_page();) {
+        const uint64_t end = written->next_outside(first, region.end_page());
+        ranges.add({region.address_of(first), (end - first) * region.page_size});
+        // Whoever writes before it is protected again has written before this returns.
+        if (reset) written->remove(first, end - first);
+        first = end;
+      }
+    }
   }
-  if (served.stage != Stage::serving) throw std::logic_error("the target is not served any more");
+  for (const Range& range : ranges.all()) {
+    if (reset && !served.uffd_let_go) protect(served, range);
+  }
+  return ranges.all();
+}
+
+Userfaultfd Manager::stop(ServedTarget& served) {
+  check_stop(served);
   ends_.push(served, EndRequest::stop);
   std::unique_lock lock(served.mutex);
   served.changed.wait(lock, [&] { return served.stage != Stage::serving; });

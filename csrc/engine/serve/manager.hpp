@@ -15,6 +15,7 @@
 #include "engine/serve/ender.hpp"
 #include "engine/serve/fill_pool.hpp"
 #include "engine/serve/handler.hpp"
+#include "engine/serve/roster.hpp"
 #include "engine/serve/served_target.hpp"
 
 namespace uffd {
@@ -54,6 +55,10 @@ class Manager {
                                     const TargetOptions& options);
 
   void fill(ServedTarget& served);
+  // What fill() and stop() refuse, for a target whose manager may have ended with it. They throw
+  // std::logic_error.
+  static void check_fill(const ServedTarget& served);
+  static void check_stop(const ServedTarget& served);
 
   // The two halves of a close, so that a caller may look around while it waits. begin_close throws
   // MissingPagesError or UnsupportedError and then changes nothing. wait_closed returns the report
@@ -66,6 +71,11 @@ class Manager {
   // Until nothing is missing and, unless it is kept open, the target has ended; false on timeout.
   static bool wait(ServedTarget& served, std::chrono::milliseconds timeout);
 
+  // Which memory of write-protected regions was written to, by address; with reset since the last
+  // reset, and it is write-protected again. Throws std::logic_error where no region is
+  // write-protected.
+  static std::vector<Range> written(ServedTarget& served, bool reset);
+
   // keep-open only: waits until nobody serves it, and hands its userfaultfd back, open.
   Userfaultfd stop(ServedTarget& served);
 
@@ -76,12 +86,14 @@ class Manager {
   Handler& least_busy_handler() const;
   void leave(ServedTarget& served);
 
+  // Each is used by those below it.
   EndQueue ends_;
-  std::vector<std::unique_ptr<Handler>> handlers_;
+  Roster roster_;
   std::unique_ptr<FillPool> fillers_;
+  FetchPool fetchers_{ends_};
+  std::vector<std::unique_ptr<Handler>> handlers_;
   std::unique_ptr<Ender> ender_;
-  std::mutex mutex_;
-  std::vector<std::shared_ptr<ServedTarget>> targets_;  // that have not ended
+  std::mutex adding_;
 };
 
 }  // namespace uffd

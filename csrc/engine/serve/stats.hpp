@@ -14,17 +14,26 @@
 namespace uffd {
 
 enum class Count : size_t {
-  faults,      // fault messages read
-  reads,       // read() calls that returned at least one
-  copies,      // COPY calls
-  zeropages,   // ZEROPAGE calls
-  pages,       // pages installed
-  bytes,       // bytes installed
-  eexist,      // pages found installed by another; woken
-  enoent,      // pages found unmapped or no longer registered; woken
-  eagain,      // calls that must be tried again: mmap_changing, or no memory
-  events,      // FORK, REMAP, REMOVE and UNMAP messages read
+  faults,        // fault messages read
+  reads,         // read() calls that returned at least one message
+  copies,        // COPY calls
+  zeropages,     // ZEROPAGE calls
+  continues,     // CONTINUE calls
+  fetches,       // read() calls of late sources
+  pages,         // pages installed
+  bytes,         // bytes installed
+  minor_faults,  // of the faults, those on pages that were in the page cache
+  write_faults,  // of the faults, those that met a write-protection, which was taken away
+  eexist,        // pages found installed by another; woken
+  enoent,        // pages found unmapped or no longer registered; woken
+  eagain,        // calls that must be tried again: mmap_changing, or no memory
+  events,        // FORK, REMAP, REMOVE and UNMAP messages read
+  forks,
+  remaps,
+  removes,
+  unmaps,
   dropped,     // faults on pages that the target had dropped itself; they read as zeros
+  blank,       // faults on memory that grew out of regions, or was vacated by them; zeros
   poisoned,    // pages that could not be supplied, poisoned
   lost_wakes,  // threads that slept though nobody was going to wake them; woken
   failed,      // pages that could be neither supplied nor poisoned; their touchers sleep

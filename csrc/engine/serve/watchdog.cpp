@@ -13,7 +13,8 @@ void Watchdog::check_sleepers(ServedTarget& served) {
   CountValues counts{};
   served.handler_counters.add_to(counts);
   const uint64_t faults = counts[static_cast<size_t>(Count::faults)];
-  const bool quiet = served.watched_sleepers > 0 && served.watched_faults == faults;
+  const bool quiet = served.watched_sleepers > 0 && served.watched_faults == faults &&
+                     served.outstanding_fetches == 0;
   // Who touches what can be neither supplied nor poisoned sleeps for good, and rightly.
   const bool hopeless = counts[static_cast<size_t>(Count::failed)] > 0;
   const auto info = read_fdinfo(served.target.uffd().fd());

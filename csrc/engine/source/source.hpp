@@ -1,9 +1,11 @@
 // Where a page's bytes come from.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "engine/linux/range.hpp"
@@ -17,14 +19,23 @@ struct Supply {
   const std::byte* bytes = nullptr;
 };
 
-// Asked by handlers and fillers, at once and from any thread: supply() and prepare() neither lock,
+// A source answers at once, by supply(), or it is late, and its bytes are fetched by read() on a
+// thread that may wait.
+//
+// supply() and prepare() are asked by handlers and fillers, from any thread: they neither lock,
 // allocate nor throw.
 class Source {
  public:
   virtual ~Source() = default;
 
   virtual uint64_t length() const noexcept = 0;
-  virtual Supply supply(uint64_t offset, uint64_t length) const noexcept = 0;
+
+  // Not asked of a late one.
+  virtual Supply supply(uint64_t /*offset*/, uint64_t /*length*/) const noexcept { return {}; }
+
+  virtual bool late() const noexcept { return false; }
+  // How long a fault waits for a late source before its page is poisoned; empty: without end.
+  virtual std::optional<std::chrono::nanoseconds> deadline() const noexcept { return {}; }
 
   // Told by a filler before it asks for this range: time to map or fetch ahead.
   virtual void prepare(uint64_t /*offset*/, uint64_t /*length*/) const noexcept {}
@@ -32,8 +43,8 @@ class Source {
   // The memory of this process that supply() points into; it must not be managed memory.
   virtual Range memory() const noexcept { return {}; }
 
-  // For users, not for faults: copies the bytes at offset. Throws SystemError, or
-  // std::out_of_range.
+  // Copies the bytes at offset; may wait. Throws SystemError, std::out_of_range, or what a late
+  // source's function throws.
   virtual void read(uint64_t offset, std::span<std::byte> into) const = 0;
 
  protected:

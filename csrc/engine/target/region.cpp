@@ -16,8 +16,14 @@ namespace {
 
 }  // namespace
 
-Region::Region(Range memory, SourcePtr from, uint64_t offset, uint64_t size_of_page)
-    : range(memory), source(std::move(from)), source_offset(offset), page_size(size_of_page) {
+Region::Region(Range memory, SourcePtr from, uint64_t offset, uint64_t size_of_page,
+               uint64_t faults, OnRemove removal)
+    : range(memory),
+      source(std::move(from)),
+      source_offset(offset),
+      page_size(size_of_page),
+      modes(faults),
+      on_remove(removal) {
   if (!std::has_single_bit(page_size) || page_size < sys::page_size()) {
     refuse(range, "page_size is " + std::to_string(page_size) +
                       "; it must be this system's page size " + std::to_string(sys::page_size()) +
@@ -29,6 +35,10 @@ Region::Region(Range memory, SourcePtr from, uint64_t offset, uint64_t size_of_p
   }
   if (range.length > UINT64_MAX - range.start)
     refuse(range, "it wraps around the end of the address space");
+  if (!source) {
+    if (modes == UFFDIO_REGISTER_MODE_MINOR) return;
+    refuse(range, "it has no source: only minor faults alone are answered from the page cache");
+  }
   if (source_offset > source->length() || range.length > source->length() - source_offset) {
     refuse(range, "its source has " + std::to_string(source->length()) + " bytes; from offset " +
                       std::to_string(source_offset) + " on it is shorter than the region's " +

@@ -1,15 +1,29 @@
-// One registered range of a target: its page size, its source and the offset in it.
+// One registered range of a target: its page size, its source and the offset in it, and of which
+// faults it is told.
 #pragma once
 
 #include "engine/linux/range.hpp"
+#include "engine/linux/uapi.hpp"
 #include "engine/source/source.hpp"
 
 namespace uffd {
 
+// What becomes of the missing pages of a range that a REMOVE event names.
+enum class OnRemove {
+  decide,  // zero for private memory; poison for shared memory, of which the event does not tell
+           // MADV_DONTNEED (the bytes stay) from MADV_REMOVE (they are zeros)
+  keep,    // they are still to come from the source
+  zero,    // they read as zeros
+  poison,  // touching them gives SIGBUS
+};
+
 struct Region {
-  // Throws std::invalid_argument that names the wrong value: misaligned, empty, a page size that no
-  // memory here has, or a source that is too short.
-  Region(Range range, SourcePtr source, uint64_t source_offset, uint64_t page_size);
+  // modes are UFFDIO_REGISTER_MODE_x bits; a source of nullptr, for minor faults alone, means that
+  // the bytes are those of the page cache. Throws std::invalid_argument that names the wrong value:
+  // misaligned, empty, a page size that no memory here has, or a source that is lacking or too
+  // short.
+  Region(Range range, SourcePtr source, uint64_t source_offset, uint64_t page_size,
+         uint64_t modes = UFFDIO_REGISTER_MODE_MISSING, OnRemove on_remove = OnRemove::decide);
 
   uint64_t pages() const noexcept { return range.length / page_size; }
   uint64_t page_at(uint64_t address) const noexcept {
@@ -18,12 +32,21 @@ struct Region {
   uint64_t address_of(uint64_t page) const noexcept {
     return range.start + (page - first_page) * page_size;
   }
+  uint64_t offset_of(uint64_t page) const noexcept {
+    return source_offset + (page - first_page) * page_size;
+  }
   uint64_t end_page() const noexcept { return first_page + pages(); }
+
+  bool minor() const noexcept { return (modes & UFFDIO_REGISTER_MODE_MINOR) != 0; }
+  bool write_protected() const noexcept { return (modes & UFFDIO_REGISTER_MODE_WP) != 0; }
+  bool late() const noexcept { return source && source->late(); }
 
   Range range;
   SourcePtr source;
   uint64_t source_offset;
   uint64_t page_size;
+  uint64_t modes;
+  OnRemove on_remove;
   uint64_t first_page = 0;  // its number among all pages of the target: set by the region table
 };
 

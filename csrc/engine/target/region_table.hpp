@@ -1,29 +1,74 @@
-// The regions of a target, by address and by page number. Immutable; any thread reads it.
+// The regions of a target, by address and by page number.
+//
+// A page keeps its number for good, wherever its region is moved and however that is split. Any
+// number of threads may look up at once; nobody meanwhile moves or removes.
 #pragma once
 
-#include <span>
+#include <map>
+#include <ranges>
 #include <vector>
 
 #include "engine/target/region.hpp"
 
 namespace uffd {
 
+// Page numbers [first, end).
+struct PageRun {
+  uint64_t first, end;
+};
+
 class RegionTable {
  public:
-  // Sorts them and numbers their pages. Throws std::invalid_argument where there is none or two
-  // overlap.
+  // Numbers their pages in the order of their addresses. Throws std::invalid_argument where there
+  // is none or two overlap.
   explicit RegionTable(std::vector<Region> regions);
+  RegionTable(const RegionTable& other);  // with the same page numbers
+  RegionTable& operator=(const RegionTable&) = delete;
 
   // O(log n); nullptr where the address, or the page number, is in none.
   const Region* find(uint64_t address) const noexcept;
   const Region* find_page(uint64_t page) const noexcept;
+  // The last region that begins at or below the address; nullptr where there is none.
+  const Region* find_below(uint64_t address) const noexcept;
 
-  std::span<const Region> all() const noexcept { return regions_; }
-  uint64_t pages() const noexcept { return regions_.back().end_page(); }
+  // By address.
+  auto all() const noexcept { return std::views::values(by_address_); }
+  size_t size() const noexcept { return by_address_.size(); }
+  bool empty() const noexcept { return by_address_.empty(); }
+  // All that there ever were.
+  uint64_t pages() const noexcept { return pages_; }
   std::vector<Range> ranges() const;
 
+  // Calls visit(region, run) for each region that overlaps the range, and its pages in it.
+  template <typename Visit>
+  void for_each_in(const Range& range, Visit visit) const {
+    const Region* below = find_below(range.start);
+    auto next = by_address_.lower_bound(below ? below->range.start : range.start);
+    for (; next != by_address_.end() && next->first < range.end(); ++next) {
+      const Region& region = next->second;
+      const Range part = region.range.intersection(range);
+      if (part.length == 0) continue;
+      const uint64_t last = region.page_at(part.end() - 1);
+      visit(region, PageRun{region.page_at(part.start), last + 1});
+    }
+  }
+
+  // Both split regions at the ends of the range. O(log n) for each region in it.
+  void remove(const Range& range);
+  // What lies at from lies at to now; nothing must lie there.
+  void move(const Range& from, uint64_t to);
+
+  void set_on_remove(uint64_t start, OnRemove on_remove) {
+    by_address_.at(start).on_remove = on_remove;
+  }
+
  private:
-  std::vector<Region> regions_;
+  void insert(Region region);
+  void split_at(uint64_t address);
+
+  std::map<uint64_t, Region> by_address_;
+  std::map<uint64_t, const Region*> by_page_;
+  uint64_t pages_ = 0;
 };
 
 }  // namespace uffd

@@ -4,15 +4,17 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/linux/blank.hpp"
+#include "engine/linux/maps.hpp"
+
 namespace uffd {
 namespace {
 
-uint64_t largest_page(const RegionTable& regions) {
-  const auto all = regions.all();
-  return std::max_element(
-             all.begin(), all.end(),
-             [](const Region& a, const Region& b) { return a.page_size < b.page_size; })
-      ->page_size;
+std::optional<PageSet> written_pages(const RegionTable& regions) {
+  for (const Region& region : regions.all()) {
+    if (region.write_protected()) return PageSet(regions.pages());
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -20,44 +22,137 @@ uint64_t largest_page(const RegionTable& regions) {
 Target::Target(RegionTable regions, pid_t pid)
     : regions_(std::move(regions)),
       residency_(regions_.pages()),
+      written_(written_pages(regions_)),
       pid_(pid),
-      zeros_(largest_page(regions_), MemoryKind::anonymous, false),
-      unreadable_(zeros_.length(), MemoryKind::anonymous, false) {
-  or_throw(
-      ::mprotect(reinterpret_cast<void*>(unreadable_.address()), unreadable_.length(), PROT_NONE),
-      "mprotect");
+      page_size_(regions_.all().front().page_size),
+      first_address_(regions_.all().front().range.start) {}
+
+Target::Target(const Target& parent, Userfaultfd uffd)
+    : uffd_(std::move(uffd)),
+      regions_(parent.regions_),
+      residency_(parent.residency_),
+      written_(parent.written_),
+      pid_(kUnknownPid),
+      page_size_(parent.page_size_),
+      first_address_(parent.first_address_),
+      blank_(parent.blank_) {
+  const std::lock_guard lock(parent.poisoned_mutex_);
+  poisoned_ = parent.poisoned_;
 }
 
 bool Target::address_space_gone() const noexcept {
-  const Region& any = regions_.all().front();
-  return uffd_.copy(any.range.start, unreadable_.address(), any.page_size, 0).error == -ESRCH;
+  // Whether memory is registered there any more or not.
+  return uffd_.copy(first_address_, unreadable_address(), page_size_, 0).error == -ESRCH;
 }
 
-void Target::add_poisoned(Range range) {
-  const std::lock_guard lock(poisoned_mutex_);
-  auto next = std::partition_point(poisoned_.begin(), poisoned_.end(),
-                                   [&](const Range& other) { return other.end() < range.start; });
-  while (next != poisoned_.end() && next->start <= range.end()) {
-    const uint64_t start = std::min(range.start, next->start);
-    range = {start, std::max(range.end(), next->end()) - start};
-    next = poisoned_.erase(next);
+// COPY looks for the one registered area that the whole range lies in before it reads its source.
+bool Target::in_one_area(const Range& range) const noexcept {
+  if (range.length > kBlankLength) return false;
+  const int error = uffd_.copy(range.start, unreadable_address(), range.length, 0).error;
+  return error == -EFAULT || error == -EEXIST;
+}
+
+uint64_t Target::removed(const Range& range) {
+  uint64_t poisoned = 0;
+  regions_.for_each_in(range, [&](const Region& region, PageRun run) {
+    if (region.on_remove == OnRemove::keep) return;
+    if (region.on_remove == OnRemove::poison) {
+      poisoned += poison_missing(region, run);
+      return;
+    }
+    {
+      const std::lock_guard lock(poisoned_mutex_);
+      poisoned_.remove(region.range.intersection(range));
+    }
+    residency_.mark(run.first, run.end - run.first);
+  });
+  return poisoned;
+}
+
+// The marker is set when somebody touches the page, or at the ending: a removal that is under way
+// would take it away again.
+uint64_t Target::poison_missing(const Region& region, PageRun run) {
+  uint64_t pages = 0;
+  for (uint64_t first = residency_.next_missing(run.first, run.end); first < run.end;) {
+    const uint64_t end = residency_.next_resident(first, run.end);
+    add_poisoned({region.address_of(first), (end - first) * region.page_size});
+    residency_.mark(first, end - first);
+    pages += end - first;
+    first = residency_.next_missing(end, run.end);
   }
-  poisoned_.insert(next, range);
+  return pages;
+}
+
+void Target::unmapped(const Range& range) {
+  for (const Range& part : unmaps_to_come_.outside(range)) forget(part);
+  unmaps_to_come_.remove(range);
+}
+
+void Target::moved(const Range& from, uint64_t to) {
+  const Range there{to, from.length};
+  if (uffd_.features() & UFFD_FEATURE_EVENT_UNMAP) {
+    regions_.for_each_in(there, [&](const Region& region, PageRun) {
+      unmaps_to_come_.add(region.range.intersection(there));
+    });
+    for (const Range& part : blank_.within(there)) unmaps_to_come_.add(part);
+  }
+  forget(there);
+  regions_.move(from, to);
+  blank_.add(from);  // still registered after MREMAP_DONTUNMAP; else an UNMAP tells
+  blank_.add(there);
+  regions_.for_each_in(there, [&](const Region& region, PageRun) { blank_.remove(region.range); });
+  const std::lock_guard lock(poisoned_mutex_);
+  poisoned_.move(from, to);
+}
+
+void Target::forget(const Range& range) {
+  regions_.for_each_in(
+      range, [&](const Region&, PageRun run) { residency_.mark(run.first, run.end - run.first); });
+  regions_.remove(range);
+  blank_.remove(range);
+  const std::lock_guard lock(poisoned_mutex_);
+  poisoned_.remove(range);
+}
+
+bool Target::is_blank(uint64_t address) {
+  if (blank_.contains(address)) return true;
+  // An area that mremap made longer is told by no event, or without its length.
+  const Region* below = regions_.find_below(address);
+  if (!(uffd_.features() & UFFD_FEATURE_EVENT_REMAP) || !below) return false;
+  const uint64_t last = below->range.end() - below->page_size;
+  const uint64_t end = (address & ~(below->page_size - 1)) + below->page_size;
+  if (!in_one_area({last, end - last})) return false;
+  blank_.add({below->range.end(), end - below->range.end()});
+  return true;
+}
+
+void Target::add_poisoned(const Range& range) {
+  const std::lock_guard lock(poisoned_mutex_);
+  poisoned_.add(range);
+}
+
+bool Target::is_poisoned(uint64_t address) const {
+  const std::lock_guard lock(poisoned_mutex_);
+  return poisoned_.contains(address);
 }
 
 std::vector<Range> Target::poisoned() const {
   const std::lock_guard lock(poisoned_mutex_);
-  return poisoned_;
+  return poisoned_.all();
 }
 
 namespace {
 
-std::string refusal(int error) {
+std::string refusal(int error, const Region& region) {
   switch (error) {
     case EBUSY:
       return "it, or a part of it, is registered with another userfaultfd: unregister or close "
              "that one first";
     case EINVAL:
+      if (region.minor()) {
+        return "it is not mapped, or it has no page cache, so that it knows no minor faults: map a "
+               "memfd, shared anonymous memory or hugetlb memory";
+      }
       return "it is not mapped, or it is memory that this kernel cannot manage (a file's mapping; "
              "hugetlb memory "
              "needs page_size to be that of its pool)";
@@ -69,6 +164,11 @@ std::string refusal(int error) {
     default:
       return errno_text(error);
   }
+}
+
+[[noreturn]] void refuse_mode(const Region& region, const std::string& why) {
+  throw UnsupportedError(
+      EOPNOTSUPP, "region " + range_text(region.range.start, region.range.length) + ": " + why);
 }
 
 // hugetlb memory is the one kind that admits no ZEROPAGE.
@@ -86,11 +186,10 @@ void check_page_size(const Region& region, uint64_t ioctls) {
 void register_region(const Userfaultfd& uffd, const Region& region) {
   uint64_t ioctls = 0;
   const Range& range = region.range;
-  const int result =
-      uffd.register_range(range.start, range.length, UFFDIO_REGISTER_MODE_MISSING, &ioctls);
+  const int result = uffd.register_range(range.start, range.length, region.modes, &ioctls);
   if (result < 0) {
     throw SystemError(-result, "cannot register region " + range_text(range.start, range.length) +
-                                   ": " + refusal(-result));
+                                   ": " + refusal(-result, region));
   }
   try {
     check_page_size(region, ioctls);
@@ -102,7 +201,24 @@ void register_region(const Userfaultfd& uffd, const Region& region) {
 
 }  // namespace
 
+void check_modes(const Userfaultfd& uffd, const RegionTable& regions) {
+  const uint64_t offered = offered_features();
+  for (const Region& region : regions.all()) {
+    if (region.minor() && !(offered & UFFD_FEATURE_MINOR_SHMEM))
+      refuse_mode(region, "this kernel lacks minor faults (Linux 5.14)");
+    if (!region.write_protected()) continue;
+    if (!(offered & UFFD_FEATURE_PAGEFAULT_FLAG_WP))
+      refuse_mode(region, "this kernel lacks write-protect faults (Linux 5.7, 64 bits)");
+    if (uffd.features() & UFFD_FEATURE_WP_ASYNC) {
+      refuse_mode(region,
+                  "with the feature WP_ASYNC no write-protect fault is told: open the userfaultfd "
+                  "without it, or ask Userfaultfd.scan_written");
+    }
+  }
+}
+
 void wake_all(const Target& target) noexcept {
+  if (target.regions().empty()) return;
   const auto regions = target.regions().all();
   const uint64_t start = regions.front().range.start;
   target.uffd().wake(start, regions.back().range.end() - start);
@@ -115,14 +231,37 @@ int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept {
 }
 
 void register_regions(const Userfaultfd& uffd, const RegionTable& regions) {
-  const auto all = regions.all();
-  for (size_t i = 0; i < all.size(); ++i) {
-    try {
-      register_region(uffd, all[i]);
-    } catch (...) {
-      while (i-- > 0) unregister_and_wake(uffd, all[i].range);
-      throw;
+  std::vector<Range> registered;
+  registered.reserve(regions.size());
+  try {
+    for (const Region& region : regions.all()) {
+      register_region(uffd, region);
+      registered.push_back(region.range);
     }
+  } catch (...) {
+    for (const Range& range : registered) unregister_and_wake(uffd, range);
+    throw;
+  }
+}
+
+void decide_on_remove(RegionTable& regions, pid_t pid) {
+  const auto shared = shared_mappings(pid);
+  for (const Region& region : regions.all()) {
+    if (region.on_remove != OnRemove::decide) continue;
+    bool is_private = shared.has_value();
+    if (shared) {
+      const auto next = std::partition_point(
+          shared->begin(), shared->end(),
+          [&](const Range& mapping) { return mapping.end() <= region.range.start; });
+      is_private = next == shared->end() || !next->overlaps(region.range);
+    }
+    if (!is_private && !(offered_features() & UFFD_FEATURE_POISON)) {
+      refuse_mode(
+          region,
+          "it is shared, so that nobody can tell what becomes of its missing pages when "
+          "they are removed, and this kernel cannot poison them (Linux 6.6): give on_remove");
+    }
+    regions.set_on_remove(region.range.start, is_private ? OnRemove::zero : OnRemove::poison);
   }
 }
 

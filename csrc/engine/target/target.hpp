@@ -2,56 +2,88 @@
 // installed, and what could not be supplied.
 //
 // Owns the userfaultfd and the regions. Handlers and fillers use it at once; whoever ends it does
-// so when they have let go of it, as its only user.
+// so when they have let go of it, as its only user. Where its memory lies changes by the events of
+// a living target alone: removed(), unmapped(), moved() and a copy exclude every other use but that
+// of the page sets (serve/event_gate.hpp).
 #pragma once
 
 #include <sys/types.h>
 
 #include <mutex>
+#include <optional>
 #include <vector>
 
-#include "engine/linux/mapping.hpp"
 #include "engine/linux/userfaultfd.hpp"
+#include "engine/target/range_set.hpp"
 #include "engine/target/region_table.hpp"
 #include "engine/target/residency.hpp"
 
 namespace uffd {
+
+// That of a target whose process is not known: a fork child, of which the kernel tells no pid.
+inline constexpr pid_t kUnknownPid = -1;
 
 class Target {
  public:
   // pid 0 is this process. Everything is allocated before the userfaultfd is taken, so that none is
   // lost on the way.
   Target(RegionTable regions, pid_t pid);
+  // A fork child's: the same memory with the same pages resident.
+  Target(const Target& parent, Userfaultfd uffd);
   void take(Userfaultfd uffd) noexcept { uffd_ = std::move(uffd); }
 
   Userfaultfd& uffd() noexcept { return uffd_; }
   const Userfaultfd& uffd() const noexcept { return uffd_; }
+  RegionTable& regions() noexcept { return regions_; }
   const RegionTable& regions() const noexcept { return regions_; }
   Residency& residency() noexcept { return residency_; }
   const Residency& residency() const noexcept { return residency_; }
+  // Pages whose write-protection somebody met; nullptr where no region is write-protected.
+  PageSet* written() noexcept { return written_ ? &*written_ : nullptr; }
+  const PageSet* written() const noexcept { return written_ ? &*written_ : nullptr; }
   pid_t pid() const noexcept { return pid_; }
   bool is_this_process() const noexcept { return pid_ == 0; }
-  // The address of zeros, as many as the largest page of a region has.
-  uint64_t zeros() const noexcept { return zeros_.address(); }
+  // Whether event messages tell what it does to its memory.
+  bool living() const noexcept { return (uffd_.features() & kEventFeatures) != 0; }
 
   // Whether it has exited or has executed another program. Installs nothing: it asks for a copy of
   // memory that cannot be read.
   bool address_space_gone() const noexcept;
 
+  // The events. Pages that are no more, or that are zeros from now on, are settled; so are those
+  // that nobody can tell the bytes of, which are poisoned: removed() returns how many.
+  uint64_t removed(const Range& range);
+  void unmapped(const Range& range);
+  void moved(const Range& from, uint64_t to);
+
+  // Whether an address outside all regions is memory that grew out of them or was vacated by them:
+  // it reads as zeros, as it would natively.
+  bool is_blank(uint64_t address);
+
   // What its source could not supply and is poisoned: a toucher gets SIGBUS. Kept, since COPY would
   // erase the marker.
-  void add_poisoned(Range range);
+  void add_poisoned(const Range& range);
+  bool is_poisoned(uint64_t address) const;
   std::vector<Range> poisoned() const;
 
  private:
+  void forget(const Range& range);
+  uint64_t poison_missing(const Region& region, PageRun run);
+  bool in_one_area(const Range& range) const noexcept;
+
   Userfaultfd uffd_;
   RegionTable regions_;
   Residency residency_;
+  std::optional<PageSet> written_;
   pid_t pid_;
-  Mapping zeros_;       // never written, so it takes no memory: the kernel reads its zero page
-  Mapping unreadable_;  // as long
+  uint64_t page_size_;      // of some region: to ask for nothing
+  uint64_t first_address_;  // of it
+  RangeSet blank_;          // vacated or grown: registered, in no region
+  // What a REMAP was told to lie on before its UNMAP was told: that is still to come, and means
+  // what lay there before.
+  RangeSet unmaps_to_come_;
   mutable std::mutex poisoned_mutex_;
-  std::vector<Range> poisoned_;  // neighbours joined
+  RangeSet poisoned_;
 };
 
 // UNREGISTER can leave a thread of the range asleep (it wakes before it clears, and missing faults
@@ -61,8 +93,15 @@ int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept;
 // Wakes every thread that sleeps in a region: it faults again, and its message comes again.
 void wake_all(const Target& target) noexcept;
 
-// Registers the regions for missing faults; those registered before are let go again when one is
+// Throws UnsupportedError where this kernel, or this userfaultfd, cannot do a region's modes.
+void check_modes(const Userfaultfd& uffd, const RegionTable& regions);
+
+// Registers the regions in their modes; those registered before are let go again when one is
 // refused. Throws SystemError or std::invalid_argument that names the region and the reason.
 void register_regions(const Userfaultfd& uffd, const RegionTable& regions);
+
+// Decides for each region what is undecided about removed pages. Reads maps. Throws
+// UnsupportedError where a page would have to be poisoned and this kernel cannot.
+void decide_on_remove(RegionTable& regions, pid_t pid);
 
 }  // namespace uffd

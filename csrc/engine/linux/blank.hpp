@@ -1,0 +1,15 @@
+// Memory of this process that is never written: zeros to copy from, and what cannot be read. They
+// take address space only, once per process.
+#pragma once
+
+#include <cstdint>
+
+namespace uffd {
+
+// As long as the largest page of any hugetlb pool.
+inline constexpr uint64_t kBlankLength = uint64_t{1} << 30;
+
+uint64_t zeros_address() noexcept;       // readable; the kernel maps its zero page
+uint64_t unreadable_address() noexcept;  // to read there is EFAULT
+
+}  // namespace uffd

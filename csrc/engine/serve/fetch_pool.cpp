@@ -1,0 +1,188 @@
+#include "engine/serve/fetch_pool.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <set>
+#include <utility>
+
+#include "engine/linux/thread.hpp"
+#include "engine/serve/installer.hpp"
+
+namespace uffd {
+namespace {
+
+constexpr size_t kThreads = 4;
+constexpr std::chrono::milliseconds kPauseBeforeRetry{1};
+
+struct Request {
+  std::shared_ptr<ServedTarget> served;
+  SourcePtr source;
+  uint64_t offset;
+  uint64_t page_size;
+  uint64_t first, end;  // pages
+};
+
+struct ByPlace {
+  bool operator()(const Request& a, const Request& b) const {
+    return std::pair(a.served.get(), a.first) < std::pair(b.served.get(), b.first);
+  }
+};
+
+std::optional<std::vector<std::byte>> fetch(const Request& request) noexcept {
+  try {
+    std::vector<std::byte> bytes((request.end - request.first) * request.page_size);
+    request.source->read(request.offset, bytes);
+    return bytes;
+  } catch (...) {
+    return std::nullopt;  // whoever wrote the source has said why
+  }
+}
+
+// One pass over the request's pages that are missing still: installs, or without bytes poisons,
+// what it can.
+Outcome install_missing(const Request& request, const std::byte* bytes) {
+  ServedTarget& served = *request.served;
+  const auto shared = served.installing();
+  Target& target = served.target;
+  Installer installer(target, served.fetcher_counters);
+  Outcome worst = Outcome::done;
+  uint64_t installed_to = request.first;
+  bool skipped = false;
+  for (uint64_t first = request.first;
+       (first = target.residency().next_missing(first, request.end)) < request.end;) {
+    const Region* region = target.regions().find_page(first);
+    const uint64_t end =
+        target.residency().next_resident(first, std::min(request.end, region->end_page()));
+    skipped = skipped || first != installed_to;
+    installed_to = end;
+    const Outcome outcome =
+        bytes ? installer.install(*region, first, end, Origin::source,
+                                  bytes + (first - request.first) * request.page_size)
+              : installer.poison(*region, first, end);
+    if (outcome >= Outcome::again) return outcome;
+    worst = std::max(worst, outcome);
+    first = end;
+  }
+  // Who sleeps for a page that was settled otherwise meanwhile is woken by nobody else.
+  if (skipped || installed_to != request.end) wake_all(target);
+  return worst;
+}
+
+}  // namespace
+
+struct FetchPool::State {
+  explicit State(EndQueue& queue) : ends(&queue) {}
+
+  bool settle(const Request& request, const std::byte* bytes);
+
+  EndQueue* ends;  // not touched once the pool is gone: its targets are removed before
+  std::function<void()> done;
+  std::mutex mutex;
+  std::condition_variable work;
+  std::deque<Request> faults, fills;  // queued
+  std::set<Request, ByPlace> asked;   // queued or under way
+  size_t threads = 0;
+  size_t calling_done = 0;
+  std::condition_variable called;
+  bool stopping = false;
+};
+
+FetchPool::FetchPool(EndQueue& ends) : state_(std::make_shared<State>(ends)) {}
+
+FetchPool::~FetchPool() {
+  std::unique_lock lock(state_->mutex);
+  state_->stopping = true;
+  state_->work.notify_all();
+  state_->called.wait(lock, [this] { return state_->calling_done == 0; });
+}
+
+void FetchPool::on_done(std::function<void()> done) {
+  state_->done = std::move(done);
+}
+
+void FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
+                        Urgency urgency) {
+  const Region& region = *served.target.regions().find_page(page);
+  Request request{served.shared_from_this(), region.source, 0, region.page_size, page, page + 1};
+  const std::lock_guard lock(state_->mutex);
+  const auto next = state_->asked.upper_bound(request);
+  if (next != state_->asked.begin()) {
+    const Request& before = *std::prev(next);
+    if (before.served == request.served) {
+      if (page < before.end) return;
+      first = std::max(first, before.end);
+    }
+  }
+  if (next != state_->asked.end() && next->served == request.served)
+    end = std::min(end, next->first);
+  request.first = first;
+  request.end = end;
+  request.offset = region.offset_of(first);
+  served.outstanding_fetches.fetch_add(1);
+  state_->asked.insert(request);
+  (urgency == Urgency::fault ? state_->faults : state_->fills).push_back(std::move(request));
+  if (state_->threads < kThreads) {
+    ++state_->threads;
+    start_thread("uffd-fetch", std::nullopt, [state = state_] { run(state); }).detach();
+  }
+  state_->work.notify_one();
+}
+
+void FetchPool::remove(ServedTarget& served) {
+  {
+    const std::lock_guard lock(state_->mutex);
+    const auto is_of = [&](const Request& request) { return request.served.get() == &served; };
+    std::erase_if(state_->faults, is_of);
+    std::erase_if(state_->fills, is_of);
+    std::erase_if(state_->asked, is_of);
+  }
+  const std::lock_guard lock(served.using_uffd);
+  served.uffd_let_go = true;
+}
+
+void FetchPool::run(const std::shared_ptr<State>& state) {
+  std::unique_lock lock(state->mutex);
+  for (;;) {
+    state->work.wait(
+        lock, [&] { return state->stopping || !state->faults.empty() || !state->fills.empty(); });
+    if (state->stopping) return;
+    auto& queue = state->faults.empty() ? state->fills : state->faults;
+    const Request request = std::move(queue.front());
+    queue.pop_front();
+    lock.unlock();
+
+    ServedTarget& served = *request.served;
+    const auto bytes = fetch(request);
+    while (!state->settle(request, bytes ? bytes->data() : nullptr)) {
+      lock.lock();
+      state->work.wait_for(lock, kPauseBeforeRetry, [&] { return state->stopping; });
+      lock.unlock();
+    }
+
+    lock.lock();
+    state->asked.erase(request);
+    served.outstanding_fetches.fetch_sub(1);
+    if (state->stopping) return;
+    ++state->calling_done;
+    lock.unlock();
+    state->done();
+    lock.lock();
+    --state->calling_done;
+    state->called.notify_all();
+  }
+}
+
+// False where it must be tried again.
+bool FetchPool::State::settle(const Request& request, const std::byte* bytes) {
+  ServedTarget& served = *request.served;
+  const std::lock_guard use(served.using_uffd);
+  if (served.uffd_let_go) return true;
+  const Outcome outcome = install_missing(request, bytes);
+  if (outcome == Outcome::again) return false;
+  served.fetcher_counters.add(Count::fetches);
+  if (outcome == Outcome::gone) served.gone.store(true, std::memory_order_relaxed);
+  ends->announce_if_settled(served);
+  return true;
+}
+
+}  // namespace uffd

@@ -1,0 +1,43 @@
+// The fetchers: threads that wait for the bytes of late sources, and install them.
+//
+// A read that never returns keeps its thread, and nothing else: its target ends without it, and so
+// does the manager. Requests of faults go before those of fills.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "engine/serve/end_queue.hpp"
+
+namespace uffd {
+
+class FetchPool {
+ public:
+  // No thread starts before the first request.
+  explicit FetchPool(EndQueue& ends);
+  ~FetchPool();  // its targets were removed
+
+  enum class Urgency { fault, fill };
+
+  // What to call, from a fetcher, whenever a request is done; before the first of them.
+  void on_done(std::function<void()> done);
+
+  // Asks for missing pages [first, end) of one region, without those that were asked for already;
+  // for a fault of page, only the run around it. The caller shares the target's gate, or is its
+  // handler.
+  void request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page, Urgency urgency);
+
+  // How many requests of fills are useful at once.
+  static constexpr uint64_t kEnough = 8;
+
+  // When this returns no fetcher touches the target any more, and none will.
+  void remove(ServedTarget& served);
+
+ private:
+  struct State;
+  static void run(const std::shared_ptr<State>& state);
+
+  std::shared_ptr<State> state_;  // outlives the pool where a read does
+};
+
+}  // namespace uffd

@@ -1,0 +1,44 @@
+// A set of pages of a target: one bit for each.
+//
+// Any thread adds and asks, without a lock.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace uffd {
+
+class PageSet {
+ public:
+  explicit PageSet(uint64_t pages);
+  PageSet(const PageSet& other);  // while nobody adds to other
+  PageSet& operator=(const PageSet&) = delete;
+
+  uint64_t pages() const noexcept { return pages_; }
+  bool contains(uint64_t page) const noexcept {
+    return (words_[page / 64].load(std::memory_order_relaxed) >> (page % 64)) & 1;
+  }
+
+  // Returns how many were not in it.
+  uint64_t add(uint64_t first, uint64_t count) noexcept;
+
+  void remove(uint64_t first, uint64_t count) noexcept;
+
+  // The first page in [from, end) that is not in it, or that is; end where there is none.
+  uint64_t next_outside(uint64_t from, uint64_t end) const noexcept {
+    return next(from, end, ~uint64_t{0});
+  }
+  uint64_t next_inside(uint64_t from, uint64_t end) const noexcept { return next(from, end, 0); }
+
+ private:
+  template <typename Change>
+  void change(uint64_t first, uint64_t count, Change change_word) noexcept;
+  // The first page whose bit differs from those of inverted: word ^ inverted has it set.
+  uint64_t next(uint64_t from, uint64_t end, uint64_t inverted) const noexcept;
+
+  uint64_t pages_;
+  std::unique_ptr<std::atomic<uint64_t>[]> words_;
+};
+
+}  // namespace uffd

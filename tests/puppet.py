@@ -1,0 +1,252 @@
+"""A target process that does to its memory what it is told, step by step, and what it forks does too.
+
+``Puppet`` is the end that tells; the process runs ``main()`` of this file. It talks by one line of JSON each way, and
+nobody else touches its memory: its own Python lies elsewhere. A step that does not come back within the limit fails the
+test that asked for it, and the processes are killed.
+"""
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyuffd
+from pyuffd import handoff
+
+PAGE = mmap.PAGESIZE
+LIMIT = 20.0
+
+_MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
+_MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_HUGETLB = 1, 2, 0x10, 0x20, 0x40000
+
+
+class GoneError(Exception):
+    """The process ended instead of answering."""
+
+
+class Puppet:
+    """The end that tells a process, and hears from it."""
+
+    def __init__(self, sock: socket.socket, pid: int, process: subprocess.Popen[bytes] | None) -> None:
+        self._sock = sock
+        self._file = sock.makefile("rb")
+        self.pid = pid
+        self._process = process
+        sock.settimeout(LIMIT)
+
+    @classmethod
+    def start(cls) -> "Puppet":
+        """Start a process."""
+        ours, theirs = socket.socketpair()
+        root = Path(__file__).parent
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, str(root / "puppet.py"), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,
+            )
+        return cls(ours, process.pid, process)
+
+    def post(self, step: str, *arguments: Any) -> None:
+        """Tell it a step without waiting for the answer, which ``answer()`` hears."""
+        try:
+            self._sock.sendall(json.dumps([step, *arguments]).encode() + b"\n")
+        except BrokenPipeError:
+            raise GoneError(self.pid) from None
+
+    def answer(self) -> Any:
+        """Hear what the last step gave."""
+        try:
+            line = self._file.readline()
+        except ConnectionResetError:
+            line = b""
+        if not line:
+            raise GoneError(self.pid)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise OSError(*answer["error"])
+        return answer["result"]
+
+    def do(self, step: str, *arguments: Any) -> Any:
+        """Tell it a step; what that gave."""
+        self.post(step, *arguments)
+        return self.answer()
+
+    def fork(self) -> "Puppet":
+        """Have it fork; the child is a puppet too."""
+        with listening() as (name, accept):
+            pid = self.do("fork", name)
+            return Puppet(accept(), pid, None)
+
+    def hand_over(
+        self,
+        regions: Sequence[tuple[int, int, int, int]],
+        source: pyuffd.Source | None,
+        features: int = 0,
+        mode: handoff.Mode = "missing",
+        **options: Any,
+    ) -> handoff.Handoff:
+        """Have it hand its memory over; regions as of ``handoff.send()``, options as of ``handoff.receive()``."""
+        with listening() as (name, accept):
+            self.post("hand_over", name, regions, features, mode)
+            with accept() as sock:
+                received = handoff.receive(sock, source, mode=mode, **options)
+            self.answer()
+        return received
+
+    def kill(self) -> None:
+        """End it, and all that it forked when it is the first."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+
+    def __enter__(self) -> "Puppet":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        if self._process:
+            self._process.wait()
+        self._file.close()
+        self._sock.close()
+
+
+# What follows runs in the process.
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.mremap.restype = ctypes.c_void_p
+_libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def _checked(result: int | None) -> int:
+    if result is None or result in (-1, (1 << 64) - 1):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+class _Marionette:
+    """The process's side: one method for each step."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._file = sock.makefile("rb")
+        self._fd = -1
+
+    def run(self) -> None:
+        for line in iter(self._file.readline, b""):
+            step, *arguments = json.loads(line)
+            try:
+                answer = {"result": getattr(self, step)(*arguments)}
+            except OSError as error:
+                answer = {"error": [error.errno, str(error)]}
+            self._sock.sendall(json.dumps(answer).encode() + b"\n")
+
+    def map(self, length: int, kind: str, at: int = 0) -> int:
+        """Map zeroed memory: anonymous, shared, memfd, memfd-private, hugetlb or thp."""
+        flags = _MAP_FIXED if at else 0
+        fd = -1
+        if kind.startswith("memfd"):
+            self._fd = fd = os.memfd_create("puppet")
+            os.ftruncate(fd, length)
+            flags |= _MAP_PRIVATE if kind.endswith("private") else _MAP_SHARED
+        else:
+            flags |= _MAP_ANONYMOUS | (_MAP_SHARED if kind == "shared" else _MAP_PRIVATE)
+            flags |= _MAP_HUGETLB if kind == "hugetlb" else 0
+        address = _checked(_libc.mmap(at, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0))
+        if kind == "thp":
+            _checked(_libc.madvise(address, length, mmap.MADV_HUGEPAGE))
+        return address
+
+    def write_file(self, offset: int, text: str) -> None:
+        """Write to the memfd that was mapped last, past the mapping."""
+        os.pwrite(self._fd, bytes.fromhex(text), offset)
+
+    def hand_over(self, name: str, regions: Sequence[Sequence[int]], features: int, mode: handoff.Mode) -> None:
+        """Hand the memory over to whoever listens there."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.connect("\0" + name)
+            handoff.send(sock, pyuffd.Userfaultfd(features), [(a, b, c, d) for a, b, c, d in regions], mode=mode)
+
+    def read(self, address: int, length: int) -> str:
+        return ctypes.string_at(address, length).hex()
+
+    def write(self, address: int, text: str) -> None:
+        data = bytes.fromhex(text)
+        ctypes.memmove(address, data, len(data))
+
+    def readable(self, address: int) -> bool:
+        """A kernel access; False for poisoned memory."""
+        with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+            memory.seek(address)
+            try:
+                return len(memory.read(1)) == 1
+            except OSError:
+                return False
+
+    def advise(self, address: int, length: int, advice: int) -> None:
+        _checked(_libc.madvise(address, length, advice))
+
+    def unmap(self, address: int, length: int) -> None:
+        _checked(_libc.munmap(address, length))
+
+    def move(self, address: int, length: int, new_length: int, to: int = 0, keep: bool = False) -> int:
+        """mremap(2): to a fixed place if there is one, and keeping the old with MREMAP_DONTUNMAP."""
+        flags = _MREMAP_MAYMOVE | (_MREMAP_FIXED if to else 0) | (_MREMAP_DONTUNMAP if keep else 0)
+        return _checked(_libc.mremap(address, length, new_length, flags, to))
+
+    def fork(self, name: str) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            self._file.close()
+            self._sock.close()
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.connect("\0" + name)
+            _Marionette(sock).run()
+        finally:
+            os._exit(0)
+
+    def reap(self, pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def execute(self) -> None:
+        """Become another program, which sleeps."""
+        os.execv("/bin/sleep", ["sleep", "100"])
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[str, Callable[[], socket.socket]]]:
+    """An abstract unix socket: its name, and how to accept one connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(LIMIT)
+        sock.bind(b"")  # the kernel gives it a name
+        sock.listen()
+        name = sock.getsockname()[1:].decode()
+        yield name, lambda: sock.accept()[0]
+
+
+if __name__ == "__main__":
+    _Marionette(socket.socket(fileno=int(sys.argv[1]))).run()
