@@ -136,6 +136,7 @@ void Handler::remove(ServedTarget& served) {
 }
 
 void Handler::adopt(ServedTarget& parent, const std::shared_ptr<ServedTarget>& child) {
+  child->parent = parent.weak_from_this();
   add_child(parent, child);
   roster_.add(child);
   children_.fetch_add(1, std::memory_order_relaxed);
@@ -304,7 +305,7 @@ size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys
   if (keys[0] & UFFD_PAGEFAULT_FLAG_WP) {
     outcome = resolve_write(served, address);
   } else if (!region) {
-    outcome = installer.install_stray(address);
+    outcome = resolve_stray(served, address);
   } else if (const uint64_t page = region->page_at(address);
              served.target.residency().resident(page)) {
     outcome = keys[0] & UFFD_PAGEFAULT_FLAG_MINOR
@@ -324,6 +325,18 @@ size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys
   }
   conclude(served, outcome, keys.first(covered), read_at);
   return covered;
+}
+
+Outcome Handler::resolve_stray(ServedTarget& served, uint64_t address) {
+  if (!served.living)
+    return Installer(served.target, served.handler_counters).install_stray(address);
+  const auto parent = served.parent.lock();
+  if (parent && serves(*parent) && parent->target.is_changing()) return Outcome::again;
+  {
+    const std::lock_guard alone(served.gate);
+    if (served.target.catch_up(address)) return Outcome::again;
+  }
+  return Installer(served.target, served.handler_counters).install_stray(address);
 }
 
 // Noted before the page may be written: whoever reads what was written to misses nothing.
@@ -356,6 +369,12 @@ void Handler::conclude(ServedTarget& served, Outcome outcome, std::span<const ui
   }
   const uint64_t nanoseconds = sys::monotonic_ns() - read_at;
   for (size_t i = 0; i < keys.size(); ++i) served.latency.record(nanoseconds);
+}
+
+// Whether it was not removed yet, so that nobody closes its userfaultfd.
+bool Handler::serves(const ServedTarget& served) {
+  const std::lock_guard lock(mutex_);
+  return std::find(served_.begin(), served_.end(), &served) != served_.end();
 }
 
 void Handler::watch() {

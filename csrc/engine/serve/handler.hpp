@@ -55,12 +55,14 @@ class Handler {
   void resolve(ServedTarget& served, std::span<const uffd_msg> messages);
   // The first of these sorted fault keys and those that the same install covers; returns how many.
   size_t resolve_run(ServedTarget& served, std::span<const uint64_t> keys, uint64_t read_at);
+  Outcome resolve_stray(ServedTarget& served, uint64_t address);
   Outcome resolve_write(ServedTarget& served, uint64_t address);
   void fetch(ServedTarget& served, const Region& region, uint64_t page, PageRun run,
              uint64_t read_at);
   void conclude(ServedTarget& served, Outcome outcome, std::span<const uint64_t> keys,
                 uint64_t read_at);
   void come_back(const RetryQueue::Entry& entry);
+  bool serves(const ServedTarget& served);
   void watch();
   // Looks at fork children: of their death nothing tells but this.
   void watch_children();

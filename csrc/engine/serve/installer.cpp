@@ -194,6 +194,11 @@ Outcome Installer::settle_page(const Region& region, uint64_t page, int error) n
       wake_settled(region, page);
       return Outcome::done;
     case Verdict::absent:
+      // It may have moved, and its event is on its way.
+      if (target_.living() && target_.is_changing()) {
+        counters_.add(Count::eagain);
+        return Outcome::again;
+      }
       counters_.add(Count::enoent);
       wake_settled(region, page);
       return Outcome::done;

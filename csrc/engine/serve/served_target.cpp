@@ -28,16 +28,16 @@ ServedTarget::ServedTarget(RegionTable regions, pid_t pid, Ending how, uint32_t 
       verify(look),
       filler_counters(fillers) {}
 
-ServedTarget::ServedTarget(const ServedTarget& parent, Userfaultfd uffd)
-    : target(parent.target, std::move(uffd)),
+ServedTarget::ServedTarget(const ServedTarget& forker, Userfaultfd uffd)
+    : target(forker.target, std::move(uffd)),
       id(next_id()),
-      ending(parent.ending),
-      fault_around(parent.fault_around),
-      verify(parent.verify),
+      ending(forker.ending),
+      fault_around(forker.fault_around),
+      verify(forker.verify),
       living(true),
-      handler(parent.handler),
-      filler_counters(parent.filler_counters.size()),
-      local_memory(local_memory_of(parent)) {}
+      handler(forker.handler),
+      filler_counters(forker.filler_counters.size()),
+      local_memory(local_memory_of(forker)) {}
 
 void add_child(ServedTarget& parent, std::shared_ptr<ServedTarget> child) {
   const std::lock_guard lock(parent.mutex);

@@ -35,7 +35,7 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   ServedTarget(RegionTable regions, pid_t pid, Ending how, uint32_t window, bool look,
                size_t fillers);
   // A fork child's, which goes on as its parent.
-  ServedTarget(const ServedTarget& parent, Userfaultfd uffd);
+  ServedTarget(const ServedTarget& forker, Userfaultfd uffd);
 
   // Without end: nothing but its user, or its death, ends it.
   bool endless() const noexcept {
@@ -57,6 +57,7 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   bool living = false;          // it has event features; constant once it is served
   mutable EventGate gate;
 
+  std::weak_ptr<ServedTarget> parent;     // of a fork child
   Handler* handler = nullptr;             // set before it serves, then constant
   Fd process;                             // of another process, as a pidfd; the same
   Counters handler_counters;              // the handler's; once that has let go, the ender's

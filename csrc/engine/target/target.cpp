@@ -25,7 +25,8 @@ Target::Target(RegionTable regions, pid_t pid)
       written_(written_pages(regions_)),
       pid_(pid),
       page_size_(regions_.all().front().page_size),
-      first_address_(regions_.all().front().range.start) {}
+      first_address_(regions_.all().front().range.start),
+      moves_(std::make_shared<MoveLog>()) {}
 
 Target::Target(const Target& parent, Userfaultfd uffd)
     : uffd_(std::move(uffd)),
@@ -35,7 +36,10 @@ Target::Target(const Target& parent, Userfaultfd uffd)
       pid_(kUnknownPid),
       page_size_(parent.page_size_),
       first_address_(parent.first_address_),
-      blank_(parent.blank_) {
+      blank_(parent.blank_),
+      moves_(std::make_shared<MoveLog>()),
+      parents_moves_(parent.moves_),
+      parents_moves_known_(parent.moves_->moves()) {
   const std::lock_guard lock(parent.poisoned_mutex_);
   poisoned_ = parent.poisoned_;
 }
@@ -43,6 +47,19 @@ Target::Target(const Target& parent, Userfaultfd uffd)
 bool Target::address_space_gone() const noexcept {
   // Whether memory is registered there any more or not.
   return uffd_.copy(first_address_, unreadable_address(), page_size_, 0).error == -ESRCH;
+}
+
+bool Target::is_changing() const noexcept {
+  return uffd_.copy(first_address_, unreadable_address(), page_size_, 0).error == -EAGAIN;
+}
+
+bool Target::catch_up(uint64_t address) {
+  if (!parents_moves_) return false;
+  const auto path = parents_moves_->path_to(address, parents_moves_known_, [this](uint64_t from) {
+    return regions_.find(from) != nullptr;
+  });
+  for (const Move& move : path) moved(move.from, move.to);
+  return !path.empty();
 }
 
 // COPY looks for the one registered area that the whole range lies in before it reads its source.
@@ -90,6 +107,7 @@ void Target::unmapped(const Range& range) {
 
 void Target::moved(const Range& from, uint64_t to) {
   const Range there{to, from.length};
+  moves_->add({from, to});
   if (uffd_.features() & UFFD_FEATURE_EVENT_UNMAP) {
     regions_.for_each_in(there, [&](const Region& region, PageRun) {
       unmaps_to_come_.add(region.range.intersection(there));

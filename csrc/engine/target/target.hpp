@@ -9,11 +9,13 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
 
 #include "engine/linux/userfaultfd.hpp"
+#include "engine/target/move_log.hpp"
 #include "engine/target/range_set.hpp"
 #include "engine/target/region_table.hpp"
 #include "engine/target/residency.hpp"
@@ -56,6 +58,14 @@ class Target {
   void unmapped(const Range& range);
   void moved(const Range& from, uint64_t to);
 
+  // Whether an event of it is on its way: it was not read, or its sender has not gone on yet. The
+  // kernel installs nothing meanwhile.
+  bool is_changing() const noexcept;
+
+  // Of a fork child: moves what its parent had moved before the fork and told of after it, where
+  // that explains an address outside all regions. Whether it does.
+  bool catch_up(uint64_t address);
+
   // Whether an address outside all regions is memory that grew out of them or was vacated by them:
   // it reads as zeros, as it would natively.
   bool is_blank(uint64_t address);
@@ -82,6 +92,9 @@ class Target {
   // What a REMAP was told to lie on before its UNMAP was told: that is still to come, and means
   // what lay there before.
   RangeSet unmaps_to_come_;
+  std::shared_ptr<MoveLog> moves_;
+  std::shared_ptr<const MoveLog> parents_moves_;
+  uint64_t parents_moves_known_ = 0;
   mutable std::mutex poisoned_mutex_;
   RangeSet poisoned_;
 };
