@@ -140,10 +140,10 @@ class Target:
     """
 
     def __init__(
-        self, core: _core.Target, *, owns_manager: bool, owns_memory: bool = False, parent: "Target | None" = None
+        self, core: _core.Target, *, owns_manager: bool, owns_memory: bool = False, is_child: bool = False
     ) -> None:
         self._core = core
-        self._parent = parent
+        self._is_child = is_child
         self._children: dict[int, Target] = {}
         self._owns_manager = owns_manager
         self._owns_memory = owns_memory
@@ -178,7 +178,7 @@ class Target:
         """
         known = self._children
         self._children = {
-            core.id: known.get(core.id) or Target(core, owns_manager=self._owns_manager, parent=self)
+            core.id: known.get(core.id) or Target(core, owns_manager=self._owns_manager, is_child=True)
             for core in self._core.children()
         }
         return list(self._children.values())
@@ -296,7 +296,7 @@ class Target:
     def _finish(self, report: EndingReport) -> None:
         self._report = report
         _kept_open.discard(self)
-        if self._owns_manager and self._parent is None:
+        if self._owns_manager and not self._is_child:
             self._release_manager()
 
     def _release_manager(self) -> None:
@@ -319,7 +319,7 @@ class Target:
 
     def __del__(self) -> None:
         # An interpreter that failed in __init__ has no _closed.
-        if getattr(self, "_closed", True) or self._forked() or self._parent is not None:
+        if getattr(self, "_closed", True) or self._forked() or self._is_child:
             return
         if not self.ended:
             warnings.warn(

@@ -54,6 +54,34 @@ def race_closes(
     closes: int,
     seconds: float = 60.0,
 ) -> _CloseRace: ...
+
+class _Churned(TypedDict):
+    reads: int
+    writes: int
+    drops: int
+    moves: int
+    unmaps: int
+    forks: int
+    kills: int
+    wrong_pages: int
+    broken_children: int
+    first_wrong: int
+
+def churn(
+    address: int,
+    pages: int,
+    pattern: int,
+    *,
+    seed: int = 1,
+    threads: int = 2,
+    seconds: float = 1.0,
+    between_forks: float = 0.005,
+    moves: bool = True,
+    drops: bool = True,
+    unmaps: bool = True,
+) -> _Churned:
+    """Threads that touch, write, drop, move and unmap private anonymous memory of fill_pattern's bytes, and fork."""
+
 def count_lost_wakes(
     release: Literal["unregister", "unregister-and-wake", "close"],
     *,

@@ -245,7 +245,8 @@ def run_child(code: str, *arguments: object, expected: int = 0) -> Any:
 def no_descriptor_leaks() -> Iterator[None]:
     before = open_descriptors()
     yield
-    assert open_descriptors() == before
+    new = open_descriptors() - before
+    assert not new, [str(Path(f"/proc/self/fd/{number}").readlink()) for number in new]
 
 
 # A source whose bytes come when gate.copy() says so, and the functions on the stack of the main thread.

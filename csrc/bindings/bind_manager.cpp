@@ -92,7 +92,7 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
                                   bool verify) {
   TargetOptions options;
   options.pid = pid;
-  options.ending = chosen(kEndings, ending, "ending");
+  options.ending = choose("ending", ending, kEndings);
   const uint64_t window = unsigned_argument(fault_around, "fault_around");
   options.fault_around = static_cast<uint32_t>(std::min<uint64_t>(window, UINT32_MAX));
   options.registered = uffd_handle.registered_by_sender();
@@ -110,7 +110,7 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
 }
 
 EndingReport close(const TargetHandle& handle, const std::string& missing) {
-  const Missing policy = chosen(kMissing, missing, "missing");
+  const Missing policy = choose("missing", missing, kMissing);
   if (handle.served_no_more() && handle.served->report) return *handle.served->report;
   // Another thread's close may release the manager meanwhile.
   const std::shared_ptr<Manager> manager = handle.manager.get();

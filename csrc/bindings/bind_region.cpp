@@ -30,8 +30,8 @@ void bind_region(py::module_& m) {
              const Range range{unsigned_argument(start, "start"),
                                unsigned_argument(length, "length")};
              return Region(range, source, unsigned_argument(source_offset, "source_offset"),
-                           unsigned_argument(page_size, "page_size"), chosen(kModes, mode, "mode"),
-                           chosen(kOnRemove, on_remove, "on_remove"));
+                           unsigned_argument(page_size, "page_size"), choose("mode", mode, kModes),
+                           choose("on_remove", on_remove, kOnRemove));
            }),
            "start"_a, "length"_a, "source"_a, "source_offset"_a = 0,
            "page_size"_a = sys::page_size(), py::kw_only(), "mode"_a = "missing",
@@ -44,14 +44,14 @@ void bind_region(py::module_& m) {
       .def_readonly("source_offset", &Region::source_offset)
       .def_readonly("page_size", &Region::page_size)
       .def_property_readonly("mode",
-                             [](const Region& region) { return named(kModes, region.modes); })
+                             [](const Region& region) { return name_of(region.modes, kModes); })
       .def_property_readonly(
-          "on_remove", [](const Region& region) { return named(kOnRemove, region.on_remove); })
+          "on_remove", [](const Region& region) { return name_of(region.on_remove, kOnRemove); })
       .def("__repr__", [](const Region& region) {
         return py::str(
                    "<pyuffd.Region start={:#x} length={} source_offset={} page_size={} mode={}>")
             .format(region.range.start, region.range.length, region.source_offset, region.page_size,
-                    named(kModes, region.modes));
+                    name_of(region.modes, kModes));
       });
 }
 

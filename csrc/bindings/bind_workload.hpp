@@ -11,11 +11,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bindings/choice.hpp"
 #include "engine/linux/range.hpp"
 #include "engine/linux/thread.hpp"
 
@@ -30,6 +30,7 @@ void bind_bystanders(py::module_& m);
 void bind_floors(py::module_& m);
 void bind_floor_server(py::module_& m);
 void bind_races(py::module_& m);
+void bind_churn(py::module_& m);
 
 using WithoutGil = py::call_guard<py::gil_scoped_release>;
 using PyRanges = std::vector<std::pair<uint64_t, uint64_t>>;  // (start, length)
@@ -46,20 +47,8 @@ inline std::vector<Cpu> to_cpus(const PyCpus& numbers) {
   return std::vector<Cpu>(numbers.begin(), numbers.end());
 }
 
-template <typename Enum>
-using Choices = std::vector<std::pair<std::string, Enum>>;
-
-// The value of a name; throws std::invalid_argument that lists the names.
-template <typename Enum>
-Enum choose(const char* parameter, const std::string& name, const Choices<Enum>& choices) {
-  std::string names;
-  for (const auto& [choice, value] : choices) {
-    if (choice == name) return value;
-    names += (names.empty() ? "'" : ", '") + choice + "'";
-  }
-  throw std::invalid_argument(std::string(parameter) + " must be one of " + names + ", not '" +
-                              name + "'");
-}
+using bindings::Choices;
+using bindings::choose;
 
 template <typename T>
 py::array_t<T> copied(std::span<const T> values) {

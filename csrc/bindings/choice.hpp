@@ -1,27 +1,30 @@
 // Arguments that are one of a few names.
 #pragma once
 
-#include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace uffd::bindings {
 
 template <typename Value>
-using Choices = std::map<std::string, Value>;
+using Choices = std::vector<std::pair<std::string, Value>>;
 
+// The value of a name; throws std::invalid_argument that lists the names.
 template <typename Value>
-Value chosen(const Choices<Value>& choices, const std::string& given, const char* argument) {
-  const auto found = choices.find(given);
-  if (found != choices.end()) return found->second;
+Value choose(const char* parameter, const std::string& name, const Choices<Value>& choices) {
   std::string names;
-  for (const auto& [name, value] : choices) names += (names.empty() ? "'" : ", '") + name + "'";
-  throw std::invalid_argument(std::string(argument) + " is '" + given + "'; it must be one of " +
+  for (const auto& [choice, value] : choices) {
+    if (choice == name) return value;
+    names += (names.empty() ? "'" : ", '") + choice + "'";
+  }
+  throw std::invalid_argument(std::string(parameter) + " is '" + name + "'; it must be one of " +
                               names);
 }
 
 template <typename Value>
-std::string named(const Choices<Value>& choices, const Value& value) {
+std::string name_of(const Value& value, const Choices<Value>& choices) {
   for (const auto& [name, other] : choices) {
     if (other == value) return name;
   }

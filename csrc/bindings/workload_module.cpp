@@ -28,4 +28,5 @@ PYBIND11_MODULE(_workload, m) {
   uffd::workload::bind_floors(m);
   uffd::workload::bind_floor_server(m);
   uffd::workload::bind_races(m);
+  uffd::workload::bind_churn(m);
 }

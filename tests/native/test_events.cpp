@@ -184,7 +184,10 @@ TEST_SUITE("events") {
     Manager manager({});
     auto served = add_living(manager, {memory.region()}, {.fault_around = 16});
     remap(memory.at(2), 3 * page(), 3 * page(), MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere.at(1));
-    CHECK(served->target.regions().size() == 3);
+    {
+      const auto shared = served->installing();
+      CHECK(served->target.regions().size() == 3);
+    }
     for (uint64_t i = 0; i < 3; ++i) CHECK(equal(elsewhere.at(1 + i), memory, 2 + i));
     for (const uint64_t i : {0, 1, 5, 6, 7}) CHECK(memory.right(i));
     wait(*served);

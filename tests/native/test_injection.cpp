@@ -137,9 +137,9 @@ TEST_SUITE("injection") {
   TEST_CASE("ENOENT of a living target that is changing is not final") {
     const Memory memory(8);
     std::atomic<unsigned> asked{0};
-    const Userfaultfd* uffd = nullptr;
+    std::atomic<bool> hooked{false};
     const IoctlHook hook([&](int, unsigned long request, void* argument) -> std::optional<int> {
-      if (request != UFFDIO_COPY || !uffd) return std::nullopt;
+      if (request != UFFDIO_COPY || !hooked) return std::nullopt;
       auto& copy = *static_cast<uffdio_copy*>(argument);
       const unsigned call = asked++;
       if (call > 1) return std::nullopt;
@@ -149,11 +149,11 @@ TEST_SUITE("injection") {
     Manager manager({});
     Userfaultfd opened = open_uffd(UFFD_FEATURE_EVENT_REMAP);
     auto served = manager.add(opened, {memory.region()}, {.fault_around = 1});
-    uffd = &served->target.uffd();
+    hooked = true;
     CHECK(memory.right(3));
     CHECK(count(*served, Count::enoent) == 0);
     CHECK(count(*served, Count::eagain) == 1);
-    uffd = nullptr;
+    hooked = false;
     CHECK(close(manager, *served, Missing::fill).absent_pages == 0);
     CHECK(memory.all_right());
   }

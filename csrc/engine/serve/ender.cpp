@@ -125,6 +125,7 @@ void Ender::end(ServedTarget& served) {
 
 void Ender::let_go_of(ServedTarget& served, const Choice& choice, bool look) {
   detach(served);
+  served.process.close();
   if (served.living && !served.gone) drain(served);
   const uint64_t missing = served.target.residency().missing();
   // A look afterwards says nothing where there was nothing before: another process's pid, say.

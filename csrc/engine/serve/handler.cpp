@@ -82,6 +82,11 @@ bool lacks_descriptor(ssize_t result) noexcept {
   return result == -EMFILE || result == -ENFILE || result == -ENOMEM;
 }
 
+void leave_unserved(ServedTarget& child) {
+  child.unserved.store(true);
+  settle_unserved(child, child.handler_counters);
+}
+
 bool is_fork_child(const ServedTarget& served) noexcept {
   return served.target.pid() == kUnknownPid;
 }
@@ -144,8 +149,7 @@ void Handler::adopt(ServedTarget& parent, const std::shared_ptr<ServedTarget>& c
     add(*child);
   } catch (const SystemError&) {                       // no memory, or too many epoll watches
     targets_.fetch_add(1, std::memory_order_relaxed);  // remove() takes it away
-    child->unserved.store(true);
-    settle_unserved(*child, child->handler_counters);
+    leave_unserved(*child);
   }
   if (child->settled()) {
     ends_.announce(*child);
@@ -244,38 +248,35 @@ size_t Handler::serve_batch(ServedTarget& served) {
 
 ssize_t Handler::read(ServedTarget& served) {
   if (!served.living) return served.target.uffd().read(messages_);
-  const LivingRead result = read_living(served, messages_, served.handler_counters);
-  for (const auto& child : result.children) adopt(served, child);
-  return lacks_descriptor(result.count) ? make_room(served) : result.count;
+  LivingRead result = read_living(served, messages_, served.handler_counters);
+  if (lacks_descriptor(result.count) && make_room())
+    result = read_living(served, messages_, served.handler_counters);
+  if (lacks_descriptor(result.count)) {
+    const uint64_t now = sys::monotonic_ns();
+    retry_.push({&served, RetryKind::read, 0, now, now + RetryQueue::kPauseNs});
+  }
+  for (const auto& child : result.children) {
+    // Whoever took the last descriptor gives it back at once.
+    if (!spare_) spare_ = spare_descriptor();
+    if (!spare_) leave_unserved(*child);
+    adopt(served, child);
+  }
+  return result.count;
 }
 
 // The policy where no descriptor is left for a fork child: those of children that have died are
 // closed first; else the child gets the spare one for as long as it takes to poison what it misses.
 // The event is queued behind the others meanwhile, so that none of them waits for it.
-ssize_t Handler::make_room(ServedTarget& served) {
+bool Handler::make_room() {
   watch_children_at_ = 0;
   watch_children();
   const auto ends = [](const ServedTarget* other) {
     return other->gone || (other->end_announced && !other->endless());
   };
-  std::unique_lock lock(mutex_);
-  const bool some_end = std::any_of(served_.begin(), served_.end(), ends);
-  lock.unlock();
-  LivingRead result{-EMFILE, {}};
-  if (!some_end && spare_) {
-    spare_.close();
-    result = read_living(served, messages_, served.handler_counters);
-    for (const auto& child : result.children) {
-      child->unserved.store(true);
-      settle_unserved(*child, child->handler_counters);
-      adopt(served, child);
-    }
-  }
-  if (lacks_descriptor(result.count)) {
-    const uint64_t now = sys::monotonic_ns();
-    retry_.push({&served, RetryKind::read, 0, now, now + RetryQueue::kPauseNs});
-  }
-  return result.count;
+  const std::lock_guard lock(mutex_);
+  if (std::any_of(served_.begin(), served_.end(), ends) || !spare_) return false;
+  spare_.close();
+  return true;
 }
 
 void Handler::resolve(ServedTarget& served, std::span<const uffd_msg> messages) {

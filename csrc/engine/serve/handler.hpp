@@ -50,8 +50,8 @@ class Handler {
   // Reads a batch and resolves its faults; how many messages there were.
   size_t serve_batch(ServedTarget& served);
   ssize_t read(ServedTarget& served);
-  // After a FORK event for which there was no descriptor.
-  ssize_t make_room(ServedTarget& served);
+  // After a FORK event for which there was no descriptor; whether there is one now.
+  bool make_room();
   void resolve(ServedTarget& served, std::span<const uffd_msg> messages);
   // The first of these sorted fault keys and those that the same install covers; returns how many.
   size_t resolve_run(ServedTarget& served, std::span<const uint64_t> keys, uint64_t read_at);

@@ -1,0 +1,96 @@
+"""Targets that live: processes whose threads touch, write, drop, move and unmap their memory, and fork.
+
+What is done in one is drawn from a seed. Every page is verified there, again and again (``_workload.churn``).
+"""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from faulting import PAGE, Child
+
+import pyuffd
+from pyuffd import _workload, handoff
+
+_CODE = """
+plan = json.loads(sys.argv[2])
+mapping = pyuffd.Mapping(plan["pages"] * PAGE)
+if plan["thp"]:
+    from ctypes import CDLL, c_void_p, c_size_t
+    assert CDLL(None).madvise(c_void_p(mapping.address), c_size_t(mapping.length), 14) == 0  # MADV_HUGEPAGE
+uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    pyuffd.handoff.send(sock, uffd, [(mapping.address, mapping.length, 0, PAGE)])
+hear()
+tell(_workload.churn(mapping.address, plan["pages"], plan["pattern"], seed=plan["seed"], threads=plan["threads"],
+                     seconds=plan["seconds"], between_forks=plan["between_forks"]))
+hear()
+"""
+
+
+@dataclass(frozen=True)
+class ChurnPlan:
+    """What a target does, and for how long.
+
+    Attributes:
+        pages: Of its memory.
+        threads: That work in it.
+        seconds: How long.
+        between_forks: Seconds between two forks, about; 0 for none.
+        seed: Of what is done.
+        pattern: Seed of the bytes.
+        thp: Whether the kernel may use huge pages.
+    """
+
+    pages: int = 1000
+    threads: int = 3
+    seconds: float = 1.0
+    between_forks: float = 0.01
+    seed: int = 1
+    pattern: int = 7
+    thp: bool = False
+
+    def data(self) -> bytes:
+        """The bytes of its memory."""
+        data = np.empty(self.pages * PAGE, np.uint8)
+        _workload.fill_pattern(data.ctypes.data, data.nbytes, self.pattern)
+        return data.tobytes()
+
+
+class ChurnTarget:
+    """A process that carries out a plan, once it is told to go."""
+
+    def __init__(self, child: Child, received: handoff.Handoff) -> None:
+        self.child = child
+        self.received = received
+
+    def go(self) -> None:
+        """Let it begin."""
+        self.child.tell("go")
+
+    def result(self) -> dict[str, int]:
+        """Wait for what it did and saw."""
+        found: dict[str, int] = self.child.hear()
+        return found
+
+    def finish(self) -> None:
+        """Let it end, and wait for that."""
+        self.child.tell("end")
+        self.child.finish()
+
+
+@contextmanager
+def churning(plan: ChurnPlan, source: pyuffd.Source | None = None, **options: Any) -> Iterator[ChurnTarget]:
+    """Start a target; it waits for ``go()``."""
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        Child(_CODE, theirs.fileno(), json.dumps(asdict(plan)), sockets=[theirs], limit=plan.seconds + 30) as child,
+    ):
+        received = handoff.receive(ours, source or pyuffd.MemorySource(plan.data()), **options)
+        yield ChurnTarget(child, received)
