@@ -174,7 +174,8 @@ class Target:
 
         Userfaultfds with EVENT_FORK have them. A child is a target of its own and goes on as its parent: the same pages
         are missing, and the same ending is asked for. The kernel does not tell its pid, so its ``verified`` is None.
-        Left alone it ends as every target does; what it misses when the manager ends is filled.
+        Left alone it ends as every target does; what it misses when the manager ends is filled. In shared memory it
+        reads without a fault what its parent has: such a page counts as missing until ``fill()``.
         """
         known = self._children
         self._children = {

@@ -103,7 +103,8 @@ def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[in
         (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
     ]
     sent = sock.sendmsg([text], ancillary)
-    sock.sendall(text[sent:])
+    if sent < len(text):  # else the receiver has it all, and may have hung up already
+        sock.sendall(text[sent:])
 
 
 def receive(

@@ -4,14 +4,19 @@ import contextlib
 import faulthandler
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import pyuffd
 from pyuffd import _core
+
+if TYPE_CHECKING:
+    from kinds import Area, Kind
+    from puppet import Puppet
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for faulting.py: import-mode=importlib adds nothing
@@ -128,3 +133,34 @@ def huge_pages() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             _HUGE_PAGES.write_text(str(before))
+
+
+@pytest.fixture(scope="session")
+def first_puppet() -> Iterator["Puppet"]:
+    """The process that all others are forked from, which is faster than to start them."""
+    from puppet import Puppet
+
+    with Puppet.start() as first:
+        yield first
+
+
+@pytest.fixture
+def puppet(first_puppet: "Puppet") -> Iterator["Puppet"]:
+    """A target process for one test."""
+    with first_puppet.fork() as forked:
+        yield forked
+    with contextlib.suppress(ChildProcessError):  # the test has reaped it
+        first_puppet.do("reap", forked.pid)
+
+
+@pytest.fixture
+def map_kind(request: pytest.FixtureRequest) -> "Callable[[Kind], Area]":
+    """Map memory of a kind in the puppet."""
+    from kinds import Area, Kind
+
+    def map_(kind: Kind) -> Area:
+        if kind.huge:
+            request.getfixturevalue("huge_pages")
+        return Area(request.getfixturevalue("puppet"), kind)
+
+    return map_

@@ -19,8 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 import pyuffd
-from pyuffd import handoff
+from pyuffd import _workload, handoff
 
 PAGE = mmap.PAGESIZE
 LIMIT = 20.0
@@ -36,16 +38,19 @@ class GoneError(Exception):
 class Puppet:
     """The end that tells a process, and hears from it."""
 
-    def __init__(self, sock: socket.socket, pid: int, process: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self, sock: socket.socket, pid: int, process: subprocess.Popen[bytes] | None, limit: float = LIMIT
+    ) -> None:
         self._sock = sock
         self._file = sock.makefile("rb")
         self.pid = pid
         self._process = process
-        sock.settimeout(LIMIT)
+        self._limit = limit
+        sock.settimeout(limit)
 
     @classmethod
-    def start(cls) -> "Puppet":
-        """Start a process."""
+    def start(cls, limit: float = LIMIT) -> "Puppet":
+        """Start a process; every answer of it, and of what it forks, must come within the limit."""
         ours, theirs = socket.socketpair()
         root = Path(__file__).parent
         with theirs:
@@ -55,7 +60,7 @@ class Puppet:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,
             )
-        return cls(ours, process.pid, process)
+        return cls(ours, process.pid, process, limit)
 
     def post(self, step: str, *arguments: Any) -> None:
         """Tell it a step without waiting for the answer, which ``answer()`` hears."""
@@ -86,7 +91,7 @@ class Puppet:
         """Have it fork; the child is a puppet too."""
         with listening() as (name, accept):
             pid = self.do("fork", name)
-            return Puppet(accept(), pid, None)
+            return Puppet(accept(), pid, None, self._limit)
 
     def hand_over(
         self,
@@ -101,7 +106,7 @@ class Puppet:
             self.post("hand_over", name, regions, features, mode)
             with accept() as sock:
                 received = handoff.receive(sock, source, mode=mode, **options)
-            self.answer()
+                self.answer()
         return received
 
     def kill(self) -> None:
@@ -136,6 +141,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _libc.mremap.restype = ctypes.c_void_p
 _libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
@@ -164,11 +170,12 @@ class _Marionette:
             self._sock.sendall(json.dumps(answer).encode() + b"\n")
 
     def map(self, length: int, kind: str, at: int = 0) -> int:
-        """Map zeroed memory: anonymous, shared, memfd, memfd-private, hugetlb or thp."""
+        """Map zeroed memory: anonymous, shared, memfd, memfd-private, hugetlb, hugetlb-memfd or thp."""
         flags = _MAP_FIXED if at else 0
         fd = -1
-        if kind.startswith("memfd"):
-            self._fd = fd = os.memfd_create("puppet")
+        if "memfd" in kind:
+            huge = kind.startswith("hugetlb")
+            self._fd = fd = os.memfd_create("puppet", os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge else 0))
             os.ftruncate(fd, length)
             flags |= _MAP_PRIVATE if kind.endswith("private") else _MAP_SHARED
         else:
@@ -181,7 +188,9 @@ class _Marionette:
 
     def write_file(self, offset: int, text: str) -> None:
         """Write to the memfd that was mapped last, past the mapping."""
-        os.pwrite(self._fd, bytes.fromhex(text), offset)
+        data = bytes.fromhex(text)
+        with mmap.mmap(self._fd, 0) as alias:
+            alias[offset : offset + len(data)] = data
 
     def hand_over(self, name: str, regions: Sequence[Sequence[int]], features: int, mode: handoff.Mode) -> None:
         """Hand the memory over to whoever listens there."""
@@ -196,14 +205,30 @@ class _Marionette:
         data = bytes.fromhex(text)
         ctypes.memmove(address, data, len(data))
 
+    def checksums(self, address: int, length: int, page: int) -> list[int]:
+        """Read whole pages; a checksum of each."""
+        return [int(total) for total in _workload.checksums(address, length, page)]
+
+    def begin_touches(self, address: int, length: int, page: int, options: dict[str, Any]) -> None:
+        """Have threads touch the pages; options as of ``Toucher``."""
+        if "checksums" in options:
+            options["checksums"] = np.array(options["checksums"], dtype=np.uint64)
+        self._toucher = _workload.Toucher([(address, length)], page_size=page, timeline_bins=10, **options)
+        self._toucher.start()
+
+    def end_touches(self) -> tuple[int, list[int]]:
+        """Wait for the threads: how often they touched a page, and the addresses where they met wrong bytes."""
+        touches = self._toucher.join()
+        return touches.touched, touches.wrong_addresses
+
     def readable(self, address: int) -> bool:
-        """A kernel access; False for poisoned memory."""
-        with Path("/proc/self/mem").open("rb", buffering=0) as memory:
-            memory.seek(address)
-            try:
-                return len(memory.read(1)) == 1
-            except OSError:
-                return False
+        """A kernel access, which sleeps for a missing page; False for poisoned memory."""
+        reader, writer = os.pipe()
+        try:
+            return bool(_libc.write(writer, address, 1) == 1)
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def advise(self, address: int, length: int, advice: int) -> None:
         _checked(_libc.madvise(address, length, advice))
@@ -231,6 +256,28 @@ class _Marionette:
 
     def reap(self, pid: int) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def brood(self, count: int, address: int, text: str) -> None:
+        """Fork that many children, which wait for the harvest and read this memory then."""
+        told, self._gate = os.pipe()
+        self._brood = []
+        for _ in range(count):
+            pid = os.fork()
+            if pid == 0:
+                os.close(self._gate)
+                os.read(told, 1)
+                os._exit(0 if self.read(address, len(text) // 2) == text else 2)
+            self._brood.append(pid)
+        os.close(told)
+
+    def harvest(self) -> list[int]:
+        """Let the brood end: 0 for each that read its text, -SIGBUS for poisoned memory, 2 for anything else."""
+        os.close(self._gate)
+        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self._brood]
+
+    def leave(self) -> None:
+        """Exit, without an answer."""
+        os._exit(0)
 
     def execute(self) -> None:
         """Become another program, which sleeps."""

@@ -329,6 +329,25 @@ memory.toucher(memory.pages - 1, 1).join()
             until(lambda: target.stats().poisoned == 1)  # counted after the wake
 
 
+def test_a_receiver_that_hangs_up_at_once_has_it_all() -> None:
+    code = """
+class Prompt(socket.socket):
+    def sendmsg(self, *arguments):
+        global got
+        sent = super().sendmsg(*arguments)
+        got = pyuffd.handoff.receive(theirs, memory.source)
+        theirs.close()
+        return sent
+ours, theirs = socket.socketpair()
+memory = Managed(pages=2)
+pyuffd.handoff.send(Prompt(fileno=ours.detach()), pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
+with pyuffd.serve(got.uffd, got.regions, pid=got.pid):
+    memory.touch()
+tell(memory.states())
+"""
+    assert run_child(code) == ["right", "right"]
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(sorted(GOOD)) | st.text(), inner),

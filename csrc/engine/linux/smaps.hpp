@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "engine/linux/range.hpp"
 
@@ -16,5 +17,8 @@ namespace uffd {
 // um (missing), uw (write-protect) or ui (minor). pid 0 is this process. Empty where smaps may not
 // be read.
 std::optional<bool> any_registered(pid_t pid, std::span<const Range> ranges);
+
+// All VMAs that have such a flag, of whichever userfaultfd, in order.
+std::optional<std::vector<Range>> registered_mappings(pid_t pid);
 
 }  // namespace uffd

@@ -56,7 +56,7 @@ Outcome install_missing(const Request& request, const std::byte* bytes) {
     skipped = skipped || first != installed_to;
     installed_to = end;
     const Outcome outcome =
-        bytes ? installer.install(*region, first, end, Origin::source,
+        bytes ? installer.install(*region, first, end,
                                   bytes + (first - request.first) * request.page_size)
               : installer.poison(*region, first, end);
     if (outcome >= Outcome::again) return outcome;
@@ -100,8 +100,8 @@ void FetchPool::on_done(std::function<void()> done) {
   state_->done = std::move(done);
 }
 
-void FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
-                        Urgency urgency) {
+uint64_t FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
+                            Urgency urgency) {
   const Region& region = *served.target.regions().find_page(page);
   Request request{served.shared_from_this(), region.source, 0, region.page_size, page, page + 1};
   const std::lock_guard lock(state_->mutex);
@@ -109,7 +109,7 @@ void FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint
   if (next != state_->asked.begin()) {
     const Request& before = *std::prev(next);
     if (before.served == request.served) {
-      if (page < before.end) return;
+      if (page < before.end) return before.end;
       first = std::max(first, before.end);
     }
   }
@@ -126,6 +126,7 @@ void FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint
     start_thread("uffd-fetch", std::nullopt, [state = state_] { run(state); }).detach();
   }
   state_->work.notify_one();
+  return end;
 }
 
 void FetchPool::remove(ServedTarget& served) {

@@ -22,10 +22,11 @@ class FetchPool {
   // What to call, from a fetcher, whenever a request is done; before the first of them.
   void on_done(std::function<void()> done);
 
-  // Asks for missing pages [first, end) of one region, without those that were asked for already;
-  // for a fault of page, only the run around it. The caller shares the target's gate, or is its
-  // handler.
-  void request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page, Urgency urgency);
+  // Asks for those missing pages around page, within [first, end) of one region, that were not
+  // asked for already. Returns the end of what has been asked for, now or before, from page on. The
+  // caller shares the target's gate, or is its handler.
+  uint64_t request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
+                   Urgency urgency);
 
   // How many requests of fills are useful at once.
   static constexpr uint64_t kEnough = 8;

@@ -147,12 +147,12 @@ std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
     const uint64_t most = std::max<uint64_t>(1, kChunkBytes / region.page_size);
     const uint64_t end =
         residency.next_resident(first + 1, std::min(first + most, region.end_page()));
-    job.cursor = end;
     if (!region.late()) {
+      job.cursor = end;
       return Chunk{first, end, region.source, region.offset_of(first),
                    (end - first) * region.page_size};
     }
-    fetchers_.request(served, first, end, first, FetchPool::Urgency::fill);
+    job.cursor = fetchers_.request(served, first, end, first, FetchPool::Urgency::fill);
   }
 }
 
@@ -179,8 +179,7 @@ Outcome FillPool::install(ServedTarget& served, const Chunk& chunk, Counters& co
     const Region& region = *target.regions().find_page(first);
     const uint64_t end =
         target.residency().next_resident(first, std::min(chunk.end, region.end_page()));
-    const Outcome outcome =
-        installer.install(region, first, end, region.minor() ? Origin::page_cache : Origin::source);
+    const Outcome outcome = installer.install(region, first, end);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
     first = end;

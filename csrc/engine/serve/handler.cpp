@@ -282,10 +282,17 @@ bool Handler::make_room() {
 void Handler::resolve(ServedTarget& served, std::span<const uffd_msg> messages) {
   const uint64_t read_at = sys::monotonic_ns();
   size_t count = 0;
+  size_t minor = 0, write = 0;
   for (const uffd_msg& message : messages) {
-    if (message.event == UFFD_EVENT_PAGEFAULT) keys_[count++] = fault_key(message);
+    if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+    const uint64_t key = fault_key(message);
+    minor += (key & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
+    write += (key & UFFD_PAGEFAULT_FLAG_WP) != 0;
+    keys_[count++] = key;
   }
   served.handler_counters.add(Count::faults, count);
+  if (minor) served.handler_counters.add(Count::minor_faults, minor);
+  if (write) served.handler_counters.add(Count::write_faults, write);
   auto keys = std::span(keys_).first(count);
   if (count > 1) {
     // One message per sleeping thread: a page may come more than once.
@@ -301,6 +308,7 @@ size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys
   Installer installer(served.target, served.handler_counters);
   const uint64_t address = address_of(keys[0]);
   const Region* region = served.target.regions().find(address);
+  const bool minor = (keys[0] & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
   size_t covered = 1;
   Outcome outcome;
   if (keys[0] & UFFD_PAGEFAULT_FLAG_WP) {
@@ -309,19 +317,15 @@ size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys
     outcome = resolve_stray(served, address);
   } else if (const uint64_t page = region->page_at(address);
              served.target.residency().resident(page)) {
-    outcome = keys[0] & UFFD_PAGEFAULT_FLAG_MINOR
-                  ? installer.install(*region, page, page + 1, Origin::page_cache)
-                  : installer.install_dropped(*region, page);
+    outcome = minor ? installer.install(*region, page, page + 1)
+                    : installer.install_dropped(*region, page);
   } else {
     const Run run = coalesce(served, *region, keys);
     if (region->late()) {
       fetch(served, *region, page, {run.first, run.end}, read_at);
       return 1;
     }
-    const bool minor = (keys[0] & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
-    if (minor) served.handler_counters.add(Count::minor_faults, run.covered);
-    outcome =
-        installer.install(*region, run.first, run.end, minor ? Origin::page_cache : Origin::source);
+    outcome = installer.install(*region, run.first, run.end);
     covered = run.covered;
   }
   conclude(served, outcome, keys.first(covered), read_at);
@@ -337,6 +341,8 @@ Outcome Handler::resolve_stray(ServedTarget& served, uint64_t address) {
     const std::lock_guard alone(served.gate);
     if (served.target.catch_up(address)) return Outcome::again;
   }
+  if (const auto page = served.target.aliased_page(address))
+    return Installer(served.target, served.handler_counters).install_alias(address, *page);
   return Installer(served.target, served.handler_counters).install_stray(address);
 }
 
@@ -344,7 +350,6 @@ Outcome Handler::resolve_stray(ServedTarget& served, uint64_t address) {
 Outcome Handler::resolve_write(ServedTarget& served, uint64_t address) {
   const Region* region = served.target.regions().find(address);
   if (region && served.target.written()) served.target.written()->add(region->page_at(address), 1);
-  served.handler_counters.add(Count::write_faults);
   return Installer(served.target, served.handler_counters)
       .unprotect({address, region ? region->page_size : sys::page_size()});
 }

@@ -35,26 +35,17 @@ Verdict judge(int error) noexcept {
   }
 }
 
-// Of a region with both kinds of faults: where else the bytes of the page are, at which a transfer
-// stopped. What is in the page cache and not mapped is EEXIST to COPY; what is not in it is EFAULT
-// to CONTINUE.
-bool is_elsewhere(const Region& region, Origin origin, int error) noexcept {
-  if (!region.minor() || !region.source) return false;
-  return error == (origin == Origin::source ? -EEXIST : -EFAULT);
-}
-
-Origin other(Origin origin) noexcept {
-  return origin == Origin::source ? Origin::page_cache : Origin::source;
-}
-
 }  // namespace
 
-Outcome Installer::install(const Region& region, uint64_t first, uint64_t end, Origin origin,
+Outcome Installer::install(const Region& region, uint64_t first, uint64_t end,
                            const std::byte* fetched) noexcept {
   Outcome worst = Outcome::done;
-  Origin from = origin;
   for (uint64_t limit = end; first < end;) {
-    const Progress progress = transfer(region, first, limit, from, fetched);
+    Progress progress =
+        region.minor() ? map_cached(region, first, limit) : transfer(region, first, limit, fetched);
+    // One page only: COPY into private memory does not stop at what the page cache has.
+    if (region.minor() && region.source && progress.error == -EFAULT && progress.bytes == 0)
+      progress = transfer(region, first, first + 1, nullptr);
     uint64_t pages = progress.bytes / region.page_size;
     if (pages > 0) {
       // In full or in part: where it stopped short, the next call says why.
@@ -63,9 +54,6 @@ Outcome Installer::install(const Region& region, uint64_t first, uint64_t end, O
       target_.residency().mark(first, pages);
     } else if (judge(progress.error) == Verdict::absent && limit - first > 1) {
       limit = first + (limit - first) / 2;
-      continue;
-    } else if (from == origin && is_elsewhere(region, from, progress.error)) {
-      from = other(from);
       continue;
     } else {
       const Outcome outcome = settle_page(region, first, progress.error);
@@ -76,7 +64,6 @@ Outcome Installer::install(const Region& region, uint64_t first, uint64_t end, O
     first += pages;
     if (fetched) fetched += pages * region.page_size;
     limit = end;
-    from = origin;
   }
   return worst;
 }
@@ -124,12 +111,26 @@ Outcome Installer::unprotect(const Range& range) noexcept {
 
 Outcome Installer::install_stray(uint64_t address) noexcept {
   const Range page{address & ~(sys::page_size() - 1), sys::page_size()};
-  const bool blank = target_.is_blank(page.start);
-  const Progress progress = blank ? target_.uffd().zeropage(page.start, page.length, 0)
+  return install_at(page, target_.is_blank(page.start));
+}
+
+Outcome Installer::install_alias(uint64_t address, uint64_t page) noexcept {
+  const Region* region = target_.regions().find_page(page);
+  const Range place{address, region ? region->page_size : sys::page_size()};
+  if (!region || target_.is_poisoned(region->address_of(page))) return install_at(place, false);
+  if (target_.residency().resident(page)) return install_at(place, true);  // it was removed
+  const Outcome outcome = install(*region, page, page + 1);
+  if (outcome == Outcome::done) target_.uffd().wake(place.start, place.length);
+  return outcome;
+}
+
+// Zeros, or poison.
+Outcome Installer::install_at(const Range& page, bool zeros) noexcept {
+  const Progress progress = zeros ? target_.uffd().zeropage(page.start, page.length, 0)
                                   : target_.uffd().poison(page.start, page.length, 0);
   if (progress.error != 0) return settle_stray(page, progress.error);
-  counters_.add(blank ? Count::blank : Count::poisoned);
-  if (!blank) target_.add_poisoned(page);
+  counters_.add(zeros ? Count::blank : Count::poisoned);
+  if (!zeros) target_.add_poisoned(page);
   return Outcome::done;
 }
 
@@ -151,18 +152,19 @@ Outcome Installer::settle_stray(const Range& page, int error) noexcept {
   return Outcome::failed;
 }
 
-Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end, Origin origin,
+Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end,
                              const std::byte* fetched) noexcept {
   const uint64_t start = region.address_of(first);
   const uint64_t length = (end - first) * region.page_size;
-  if (origin == Origin::page_cache) {
-    counters_.add(Count::continues);
-    return target_.uffd().continue_(start, length, 0);
-  }
   const Supply supply =
       fetched ? Supply{fetched} : region.source->supply(region.offset_of(first), length);
   if (!supply.bytes) return transfer_zeros(region, start, length);
   return copy(region, start, reinterpret_cast<uint64_t>(supply.bytes), length);
+}
+
+Progress Installer::map_cached(const Region& region, uint64_t first, uint64_t end) noexcept {
+  counters_.add(Count::continues);
+  return target_.uffd().continue_(region.address_of(first), (end - first) * region.page_size, 0);
 }
 
 Progress Installer::transfer_zeros(const Region& region, uint64_t start, uint64_t length) noexcept {

@@ -145,7 +145,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   served->living = (uffd.features() & kEventFeatures) != 0;
   refuse_late(table, this_process);
   check_modes(uffd, table);
-  if (uffd.features() & UFFD_FEATURE_EVENT_REMOVE) decide_on_remove(table, served->target.pid());
+  if (served->living) look_at_living(served->target);
   if (options.registered && this_process) refuse_foreign(table);
   if (!this_process) served->process = open_pidfd(options.pid);
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);

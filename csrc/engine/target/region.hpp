@@ -47,6 +47,7 @@ struct Region {
   uint64_t page_size;
   uint64_t modes;
   OnRemove on_remove;
+  bool shared = true;       // unless its mapping is known to be private; of a living target alone
   uint64_t first_page = 0;  // its number among all pages of the target: set by the region table
 };
 

@@ -60,17 +60,33 @@ void RegionTable::insert(Region region) {
   by_page_.emplace_hint(by_page_.end(), inserted->second.first_page, &inserted->second);
 }
 
+namespace {
+
+// The part of a region that lies in the range, with its page numbers.
+Region part_of(const Region& region, const Range& range) {
+  Region part = region;
+  part.range = region.range.intersection(range);
+  part.first_page = region.page_at(part.range.start);
+  part.source_offset = region.offset_of(part.first_page);
+  return part;
+}
+
+}  // namespace
+
 void RegionTable::split_at(uint64_t address) {
   const auto next = by_address_.upper_bound(address);
   if (next == by_address_.begin()) return;
   Region& region = std::prev(next)->second;
   if (address == region.range.start || !region.range.contains(address)) return;
-  Region rest = region;
-  rest.first_page = region.page_at(address);
-  rest.source_offset = region.offset_of(rest.first_page);
-  rest.range = {address, region.range.end() - address};
+  Region rest = part_of(region, {address, region.range.end() - address});
   region.range.length = address - region.range.start;
   insert(std::move(rest));
+}
+
+void RegionTable::add_copy(const Region& region, const Range& from, uint64_t to) {
+  Region copy = part_of(region, from);
+  copy.range.start = to + (copy.range.start - from.start);
+  insert(std::move(copy));
 }
 
 void RegionTable::remove(const Range& range) {

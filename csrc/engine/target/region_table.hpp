@@ -19,6 +19,7 @@ struct PageRun {
 
 class RegionTable {
  public:
+  RegionTable() = default;  // without any
   // Numbers their pages in the order of their addresses. Throws std::invalid_argument where there
   // is none or two overlap.
   explicit RegionTable(std::vector<Region> regions);
@@ -57,9 +58,13 @@ class RegionTable {
   void remove(const Range& range);
   // What lies at from lies at to now; nothing must lie there.
   void move(const Range& from, uint64_t to);
+  // A copy of that part of a region of another table that lies in from, as if that lay at to.
+  void add_copy(const Region& region, const Range& from, uint64_t to);
 
-  void set_on_remove(uint64_t start, OnRemove on_remove) {
-    by_address_.at(start).on_remove = on_remove;
+  // Calls change(region) for each; it changes neither place nor pages.
+  template <typename Change>
+  void for_each(Change change) {
+    for (auto& [start, region] : by_address_) change(region);
   }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "engine/linux/blank.hpp"
 #include "engine/linux/maps.hpp"
+#include "engine/linux/smaps.hpp"
 
 namespace uffd {
 namespace {
@@ -36,7 +37,9 @@ Target::Target(const Target& parent, Userfaultfd uffd)
       pid_(kUnknownPid),
       page_size_(parent.page_size_),
       first_address_(parent.first_address_),
-      blank_(parent.blank_),
+      strangers_(parent.strangers_),
+      aliases_(parent.aliases_),
+      vacated_(parent.vacated_),
       moves_(std::make_shared<MoveLog>()),
       parents_moves_(parent.moves_),
       parents_moves_known_(parent.moves_->moves()) {
@@ -60,13 +63,6 @@ bool Target::catch_up(uint64_t address) {
   });
   for (const Move& move : path) moved(move.from, move.to);
   return !path.empty();
-}
-
-// COPY looks for the one registered area that the whole range lies in before it reads its source.
-bool Target::in_one_area(const Range& range) const noexcept {
-  if (range.length > kBlankLength) return false;
-  const int error = uffd_.copy(range.start, unreadable_address(), range.length, 0).error;
-  return error == -EFAULT || error == -EEXIST;
 }
 
 uint64_t Target::removed(const Range& range) {
@@ -106,42 +102,57 @@ void Target::unmapped(const Range& range) {
 }
 
 void Target::moved(const Range& from, uint64_t to) {
+  if (from.length == 0) return add_alias(from.start, to);
   const Range there{to, from.length};
   moves_->add({from, to});
   if (uffd_.features() & UFFD_FEATURE_EVENT_UNMAP) {
     regions_.for_each_in(there, [&](const Region& region, PageRun) {
       unmaps_to_come_.add(region.range.intersection(there));
     });
-    for (const Range& part : blank_.within(there)) unmaps_to_come_.add(part);
+    for (const Range& part : vacated_.within(there)) unmaps_to_come_.add(part);
   }
   forget(there);
   regions_.move(from, to);
-  blank_.add(from);  // still registered after MREMAP_DONTUNMAP; else an UNMAP tells
-  blank_.add(there);
-  regions_.for_each_in(there, [&](const Region& region, PageRun) { blank_.remove(region.range); });
+  strangers_.move(from, to);
+  aliases_.move(from, to);
+  vacated_.add(from);
+  // If MREMAP_DONTUNMAP left the old place: of private memory it is zeros, and shared memory has
+  // the same pages there too.
+  regions_.for_each_in(
+      there, [&](const Region& region, PageRun) { aliases_.add_copy(region, there, from.start); });
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.move(from, to);
+}
+
+// mremap with an old length of 0 maps shared memory once more, how much of it is not told.
+void Target::add_alias(uint64_t from, uint64_t to) {
+  const Region* region = regions_.find(from);
+  if (!region) region = aliases_.find(from);
+  if (!region) return;
+  const Range rest{from, region->range.end() - from};
+  forget({to, rest.length});
+  aliases_.add_copy(*region, rest, to);
+}
+
+std::optional<uint64_t> Target::aliased_page(uint64_t address) const {
+  const Region* alias = aliases_.find(address);
+  if (!alias) return std::nullopt;
+  return alias->page_at(address);
 }
 
 void Target::forget(const Range& range) {
   regions_.for_each_in(
       range, [&](const Region&, PageRun run) { residency_.mark(run.first, run.end - run.first); });
   regions_.remove(range);
-  blank_.remove(range);
+  strangers_.remove(range);
+  aliases_.remove(range);
+  vacated_.remove(range);
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.remove(range);
 }
 
-bool Target::is_blank(uint64_t address) {
-  if (blank_.contains(address)) return true;
-  // An area that mremap made longer is told by no event, or without its length.
-  const Region* below = regions_.find_below(address);
-  if (!(uffd_.features() & UFFD_FEATURE_EVENT_REMAP) || !below) return false;
-  const uint64_t last = below->range.end() - below->page_size;
-  const uint64_t end = (address & ~(below->page_size - 1)) + below->page_size;
-  if (!in_one_area({last, end - last})) return false;
-  blank_.add({below->range.end(), end - below->range.end()});
-  return true;
+bool Target::is_blank(uint64_t address) const {
+  return living() && !strangers_.contains(address);
 }
 
 void Target::add_poisoned(const Range& range) {
@@ -262,25 +273,44 @@ void register_regions(const Userfaultfd& uffd, const RegionTable& regions) {
   }
 }
 
-void decide_on_remove(RegionTable& regions, pid_t pid) {
-  const auto shared = shared_mappings(pid);
-  for (const Region& region : regions.all()) {
-    if (region.on_remove != OnRemove::decide) continue;
-    bool is_private = shared.has_value();
-    if (shared) {
-      const auto next = std::partition_point(
-          shared->begin(), shared->end(),
-          [&](const Range& mapping) { return mapping.end() <= region.range.start; });
-      is_private = next == shared->end() || !next->overlaps(region.range);
-    }
-    if (!is_private && !(offered_features() & UFFD_FEATURE_POISON)) {
-      refuse_mode(
-          region,
-          "it is shared, so that nobody can tell what becomes of its missing pages when "
-          "they are removed, and this kernel cannot poison them (Linux 6.6): give on_remove");
-    }
-    regions.set_on_remove(region.range.start, is_private ? OnRemove::zero : OnRemove::poison);
+namespace {
+
+bool overlaps_any(const std::vector<Range>& sorted, const Range& range) {
+  const auto next = std::partition_point(
+      sorted.begin(), sorted.end(), [&](const Range& other) { return other.end() <= range.start; });
+  return next != sorted.end() && next->overlaps(range);
+}
+
+void decide_on_remove(Region& region) {
+  if (region.on_remove != OnRemove::decide) return;
+  if (region.shared && !(offered_features() & UFFD_FEATURE_POISON)) {
+    refuse_mode(region,
+                "it is shared, so that nobody can tell what becomes of its missing pages when "
+                "they are removed, and this kernel cannot poison them (Linux 6.6): give on_remove");
   }
+  region.on_remove = region.shared ? OnRemove::poison : OnRemove::zero;
+}
+
+RangeSet registered_beyond(const RegionTable& regions, pid_t pid) {
+  RangeSet beyond;
+  const auto registered = registered_mappings(pid);
+  if (!registered) beyond.add({0, UINT64_MAX});  // who knows
+  if (registered) {
+    for (const Range& mapping : *registered) beyond.add(mapping);
+  }
+  for (const Region& region : regions.all()) beyond.remove(region.range);
+  return beyond;
+}
+
+}  // namespace
+
+void look_at_living(Target& target) {
+  const auto shared = shared_mappings(target.pid());
+  target.regions().for_each([&](Region& region) {
+    region.shared = !shared || overlaps_any(*shared, region.range);
+    decide_on_remove(region);
+  });
+  target.set_strangers(registered_beyond(target.regions(), target.pid()));
 }
 
 }  // namespace uffd

@@ -66,9 +66,14 @@ class Target {
   // that explains an address outside all regions. Whether it does.
   bool catch_up(uint64_t address);
 
-  // Whether an address outside all regions is memory that grew out of them or was vacated by them:
-  // it reads as zeros, as it would natively.
-  bool is_blank(uint64_t address);
+  // Whether an address outside all regions is memory of a living target that grew out of managed
+  // memory, or was vacated by it: it reads as zeros, as it would natively.
+  bool is_blank(uint64_t address) const;
+  // The page of shared memory that an address outside all regions maps too, after MREMAP_DONTUNMAP,
+  // or mremap with an old length of 0; empty where it maps none.
+  std::optional<uint64_t> aliased_page(uint64_t address) const;
+  // Registered memory of which nobody was told whose bytes it shall have.
+  void set_strangers(RangeSet strangers) { strangers_ = std::move(strangers); }
 
   // What its source could not supply and is poisoned: a toucher gets SIGBUS. Kept, since COPY would
   // erase the marker.
@@ -77,9 +82,9 @@ class Target {
   std::vector<Range> poisoned() const;
 
  private:
+  void add_alias(uint64_t from, uint64_t to);
   void forget(const Range& range);
   uint64_t poison_missing(const Region& region, PageRun run);
-  bool in_one_area(const Range& range) const noexcept;
 
   Userfaultfd uffd_;
   RegionTable regions_;
@@ -88,7 +93,9 @@ class Target {
   pid_t pid_;
   uint64_t page_size_;      // of some region: to ask for nothing
   uint64_t first_address_;  // of it
-  RangeSet blank_;          // vacated or grown: registered, in no region
+  RangeSet strangers_;
+  RegionTable aliases_;  // other places of shared pages
+  RangeSet vacated_;     // by REMAPs, and no UNMAP was told since
   // What a REMAP was told to lie on before its UNMAP was told: that is still to come, and means
   // what lay there before.
   RangeSet unmaps_to_come_;
@@ -113,8 +120,10 @@ void check_modes(const Userfaultfd& uffd, const RegionTable& regions);
 // refused. Throws SystemError or std::invalid_argument that names the region and the reason.
 void register_regions(const Userfaultfd& uffd, const RegionTable& regions);
 
-// Decides for each region what is undecided about removed pages. Reads maps. Throws
-// UnsupportedError where a page would have to be poisoned and this kernel cannot.
-void decide_on_remove(RegionTable& regions, pid_t pid);
+// Finds out what must be known of a living target before its first event: which regions are
+// shared, what is to become of pages that are removed from them, and what memory is registered
+// beyond them. Reads maps and smaps. Throws UnsupportedError where a page would have to be poisoned
+// and this kernel cannot.
+void look_at_living(Target& target);
 
 }  // namespace uffd
