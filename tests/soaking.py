@@ -18,13 +18,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 import pyuffd
+from pyuffd._manager import Ending
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from churning import ChurnPlan, ChurnTarget, churning
 from faulting import Managed, open_descriptors
 from test_state_machine import live
 
-_ENDINGS = ("auto", "early-close", "unregister")
+_ENDINGS: tuple[Ending, ...] = ("auto", "early-close", "unregister")
 _LOSSES = ("wrong pages", "broken children", "lost threads", "leaked descriptors")
 _COUNTS = ("faults", "forks", "remaps", "removes", "unmaps", "eagain", "eexist", "dropped")
 

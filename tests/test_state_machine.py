@@ -215,6 +215,7 @@ class LivingTargets(RuleBasedStateMachine):
         self._root_pid = 0
         self._some_ended = False
         self._private = True
+        self._private_file = False
 
     @initialize(
         kind=st.sampled_from(["anonymous", "anonymous", "anonymous", "memfd-private", "shared", "memfd"]),
@@ -229,6 +230,7 @@ class LivingTargets(RuleBasedStateMachine):
             start: int = process.puppet.do("map", count * PAGE, kind, ARENA + at * PAGE)
             process.areas.append(Area(start, [Page(data) for data in SOURCE_PAGE[first:][:count]], kind))
         self._private = not process.areas[0].shared
+        self._private_file = kind == "memfd-private"
         handoff = process.puppet.hand_over(
             [(ARENA + at * PAGE, count * PAGE, first * PAGE, PAGE) for at, count, first in REGIONS],
             SOURCES[source](),
@@ -316,7 +318,9 @@ class LivingTargets(RuleBasedStateMachine):
         if where + count * PAGE <= run.start or run.end <= where:
             process.move(run, count, where, keep)
 
-    @precondition(lambda self: len(self._processes) < MOST_PROCESSES)
+    # Processes that map a file privately share its holes: what one reads in memory that nobody manages any more, as
+    # after its own drop, fills the hole, and the others' page is not missing to the kernel then, but zeros.
+    @precondition(lambda self: len(self._processes) < MOST_PROCESSES and not self._private_file)
     @rule(who=WHO)
     def fork(self, who: int) -> None:
         parent = self._process(who)

@@ -1,8 +1,10 @@
 #include <memory>
 #include <optional>
+#include <tuple>
 
 #include "bindings/bind_workload.hpp"
 #include "engine/linux/syscall.hpp"
+#include "workload/epoll_floor.hpp"
 #include "workload/floor_server.hpp"
 
 namespace uffd::workload {
@@ -31,6 +33,16 @@ std::pair<uint64_t, uint64_t> join(FloorServer& server) {
   return {served.elapsed_ns, served.faults};
 }
 
+using FloorTarget = std::tuple<int, uint64_t, uint64_t>;  // descriptor, start, source
+
+std::unique_ptr<EpollFloor> make_epoll_floor(const std::vector<FloorTarget>& targets,
+                                             uint64_t copies, std::optional<int> cpu) {
+  std::vector<EpollFloorTarget> converted;
+  for (const auto& [fd, start, source] : targets) converted.push_back({fd, start, source});
+  return std::make_unique<EpollFloor>(std::move(converted), copies,
+                                      cpu ? std::optional(Cpu(*cpu)) : std::nullopt);
+}
+
 }  // namespace
 
 void bind_floor_server(py::module_& m) {
@@ -43,6 +55,13 @@ void bind_floor_server(py::module_& m) {
            py::arg("reader") = "poll", py::arg("cpu") = py::none())
       .def("start", &FloorServer::start, WithoutGil())
       .def("join", &join, WithoutGil(), "Returns (ns, faults).");
+
+  py::class_<EpollFloor>(m, "EpollFloor", "The shortest loop that serves many userfaultfds.",
+                         py::release_gil_before_calling_cpp_dtor())
+      .def(py::init(&make_epoll_floor), py::arg("targets"), py::kw_only(), py::arg("copies"),
+           py::arg("cpu") = py::none())
+      .def("start", &EpollFloor::start, WithoutGil())
+      .def("join", &EpollFloor::join, WithoutGil());
 }
 
 }  // namespace uffd::workload

@@ -20,6 +20,7 @@ struct Request {
   uint64_t offset;
   uint64_t page_size;
   uint64_t first, end;  // pages
+  uint64_t start;       // address of the first, when it was asked for
 };
 
 struct ByPlace {
@@ -63,8 +64,10 @@ Outcome install_missing(const Request& request, const std::byte* bytes) {
     worst = std::max(worst, outcome);
     first = end;
   }
-  // Who sleeps for a page that was settled otherwise meanwhile is woken by nobody else.
-  if (skipped || installed_to != request.end) wake_all(target);
+  // Who sleeps for a page that was settled otherwise, or moved meanwhile, or at another place of
+  // it, is woken by nobody else.
+  target.uffd().wake(request.start, (request.end - request.first) * request.page_size);
+  if (skipped || installed_to != request.end || !target.aliases().empty()) wake_all(target);
   return worst;
 }
 
@@ -103,7 +106,7 @@ void FetchPool::on_done(std::function<void()> done) {
 uint64_t FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
                             Urgency urgency) {
   const Region& region = *served.target.regions().find_page(page);
-  Request request{served.shared_from_this(), region.source, 0, region.page_size, page, page + 1};
+  Request request{served.shared_from_this(), region.source, 0, region.page_size, page, page + 1, 0};
   const std::lock_guard lock(state_->mutex);
   const auto next = state_->asked.upper_bound(request);
   if (next != state_->asked.begin()) {
@@ -118,6 +121,7 @@ uint64_t FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, 
   request.first = first;
   request.end = end;
   request.offset = region.offset_of(first);
+  request.start = region.address_of(first);
   served.outstanding_fetches.fetch_add(1);
   state_->asked.insert(request);
   (urgency == Urgency::fault ? state_->faults : state_->fills).push_back(std::move(request));

@@ -341,8 +341,14 @@ Outcome Handler::resolve_stray(ServedTarget& served, uint64_t address) {
     const std::lock_guard alone(served.gate);
     if (served.target.catch_up(address)) return Outcome::again;
   }
-  if (const auto page = served.target.aliased_page(address))
+  if (const auto page = served.target.aliased_page(address)) {
+    const Region* region = served.target.regions().find_page(*page);
+    if (region && region->late() && !served.target.residency().resident(*page)) {
+      fetch(served, *region, *page, {*page, *page + 1}, sys::monotonic_ns());
+      return Outcome::done;
+    }
     return Installer(served.target, served.handler_counters).install_alias(address, *page);
+  }
   return Installer(served.target, served.handler_counters).install_stray(address);
 }
 

@@ -114,21 +114,29 @@ void Target::moved(const Range& from, uint64_t to) {
   forget(there);
   regions_.move(from, to);
   strangers_.move(from, to);
-  aliases_.move(from, to);
+  copy_aliases(from, to);
   vacated_.add(from);
   // If MREMAP_DONTUNMAP left the old place: of private memory it is zeros, and shared memory has
   // the same pages there too.
-  regions_.for_each_in(
-      there, [&](const Region& region, PageRun) { aliases_.add_copy(region, there, from.start); });
+  regions_.for_each_in(there, [&](const Region& region, PageRun) {
+    if (region.shared) aliases_.add_copy(region, there, from.start);
+  });
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.move(from, to);
+}
+
+// Those that move stay, too, where they were: an UNMAP tells if not.
+void Target::copy_aliases(const Range& from, uint64_t to) {
+  std::vector<Region> moved;
+  aliases_.for_each_in(from, [&](const Region& alias, PageRun) { moved.push_back(alias); });
+  for (const Region& alias : moved) aliases_.add_copy(alias, from, to);
 }
 
 // mremap with an old length of 0 maps shared memory once more, how much of it is not told.
 void Target::add_alias(uint64_t from, uint64_t to) {
   const Region* region = regions_.find(from);
   if (!region) region = aliases_.find(from);
-  if (!region) return;
+  if (!region || !region->shared) return;
   const Range rest{from, region->range.end() - from};
   forget({to, rest.length});
   aliases_.add_copy(*region, rest, to);
@@ -141,14 +149,31 @@ std::optional<uint64_t> Target::aliased_page(uint64_t address) const {
 }
 
 void Target::forget(const Range& range) {
-  regions_.for_each_in(
-      range, [&](const Region&, PageRun run) { residency_.mark(run.first, run.end - run.first); });
-  regions_.remove(range);
-  strangers_.remove(range);
   aliases_.remove(range);
+  std::vector<PageRun> runs;
+  regions_.for_each_in(range, [&](const Region&, PageRun run) { runs.push_back(run); });
+  regions_.remove(range);
+  for (const PageRun& run : runs) settle_unless_elsewhere(run);
+  strangers_.remove(range);
   vacated_.remove(range);
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.remove(range);
+}
+
+// Pages whose place is no more. Another place of shared ones is theirs from now on.
+void Target::settle_unless_elsewhere(PageRun run) {
+  for (const Region& alias : std::vector<Region>(aliases_.all().begin(), aliases_.all().end())) {
+    const uint64_t first = std::max(run.first, alias.first_page);
+    const uint64_t end = std::min(run.end, alias.end_page());
+    if (first >= end) continue;
+    const Range place{alias.address_of(first), (end - first) * alias.page_size};
+    regions_.add_copy(alias, place, place.start);
+    aliases_.remove(place);
+    if (run.first < first) settle_unless_elsewhere({run.first, first});
+    if (end < run.end) settle_unless_elsewhere({end, run.end});
+    return;
+  }
+  residency_.mark(run.first, run.end - run.first);
 }
 
 bool Target::is_blank(uint64_t address) const {
@@ -247,10 +272,12 @@ void check_modes(const Userfaultfd& uffd, const RegionTable& regions) {
 }
 
 void wake_all(const Target& target) noexcept {
-  if (target.regions().empty()) return;
-  const auto regions = target.regions().all();
-  const uint64_t start = regions.front().range.start;
-  target.uffd().wake(start, regions.back().range.end() - start);
+  for (const RegionTable* table : {&target.regions(), &target.aliases()}) {
+    if (table->empty()) continue;
+    const auto all = table->all();
+    const uint64_t start = all.front().range.start;
+    target.uffd().wake(start, all.back().range.end() - start);
+  }
 }
 
 int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept {

@@ -72,6 +72,7 @@ class Target {
   // The page of shared memory that an address outside all regions maps too, after MREMAP_DONTUNMAP,
   // or mremap with an old length of 0; empty where it maps none.
   std::optional<uint64_t> aliased_page(uint64_t address) const;
+  const RegionTable& aliases() const noexcept { return aliases_; }
   // Registered memory of which nobody was told whose bytes it shall have.
   void set_strangers(RangeSet strangers) { strangers_ = std::move(strangers); }
 
@@ -83,7 +84,9 @@ class Target {
 
  private:
   void add_alias(uint64_t from, uint64_t to);
+  void copy_aliases(const Range& from, uint64_t to);
   void forget(const Range& range);
+  void settle_unless_elsewhere(PageRun run);
   uint64_t poison_missing(const Region& region, PageRun run);
 
   Userfaultfd uffd_;

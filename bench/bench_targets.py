@@ -1,0 +1,118 @@
+"""What does a fault cost when one manager serves many targets, beside an epoll loop over as many userfaultfds?
+
+Seconds per page, by the clock of the threads that touch: each waits for its faults, on memory of one target after the
+other. Each target is one userfaultfd with one range of this process; all are served by one handler. Both arms serve the
+same memory from the same bytes at the same placement.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from _axes import PAGE, TARGETS
+from _case import Arm, Case, arm
+from _harness import main
+from _memory import Pattern
+from _placement import OTHER_AWAKE, SAME, Placement
+from _serving import registered
+from _targets import open_target
+
+import pyuffd
+from pyuffd import _workload
+from pyuffd.handoff import Handoff
+
+_PAGES = 4096
+
+
+def cases(_options: argparse.Namespace) -> Sequence[Case]:
+    """Every number of targets, touched by one thread and by several."""
+    placements = (SAME, OTHER_AWAKE)
+    return [_case(targets, placement, threads) for targets in TARGETS for placement in placements for threads in (1, 8)]
+
+
+def _case(targets: int, placement: Placement, threads: int) -> Case:
+    name = f"targets/{targets}/{placement.name}/threads-{threads}"
+    return Case(
+        name,
+        partial(_arms, name, targets, placement, threads),
+        metadata={"targets": targets, "threads": threads, "fault_around": 1, **placement.metadata},
+        against={f"{name}/manager": f"{name}/floor"},
+        unavailable=placement.unavailable,
+    )
+
+
+@contextmanager
+def _arms(name: str, targets: int, placement: Placement, threads: int) -> Iterator[Sequence[Arm]]:
+    served = _Many(targets, placement, threads)
+    with placement.held():
+        yield [arm(f"{name}/floor", served.by_floor), arm(f"{name}/manager", served.by_manager)]
+
+
+class _Many:
+    """Targets of equal size, _PAGES pages together."""
+
+    def __init__(self, targets: int, placement: Placement, threads: int) -> None:
+        self._length = _PAGES // targets * PAGE
+        self._source = Pattern(self._length)
+        self._placement = placement
+        self._threads = threads
+        self._targets = targets
+
+    def by_manager(self) -> float:
+        """Serve with one manager."""
+        with ExitStack() as stack:
+            handoffs = self._fresh(stack)
+            manager = stack.enter_context(pyuffd.Manager(handlers=1, cpus=self._placement.handler or None))
+            served = [
+                manager.add(handoff.uffd, handoff.regions, ending="early-close", fault_around=1, verify=False)
+                for handoff in handoffs
+            ]
+            seconds = self._touch()
+            for target in served:
+                target.wait(progress=False)
+        return seconds
+
+    def by_floor(self) -> float:
+        """Serve with epoll_wait, read and COPY."""
+        with ExitStack() as stack:
+            uffds = [stack.enter_context(registered(handoff)) for handoff in self._fresh(stack)]
+            floor = _workload.EpollFloor(
+                [
+                    (uffd.fileno(), start, self._source.address)
+                    for uffd, (start, _) in zip(uffds, self._ranges, strict=True)
+                ],
+                copies=_PAGES,
+                cpu=next(iter(self._placement.handler), None),
+            )
+            floor.start()
+            seconds = self._touch()
+            floor.join()
+        return seconds
+
+    def _fresh(self, stack: ExitStack) -> list[Handoff]:
+        target = stack.enter_context(open_target("in-process"))
+        self._ranges = target.map([self._length] * self._targets)
+        _workload.warm(_PAGES * PAGE)
+        return [
+            Handoff(pyuffd.Userfaultfd(user_mode_only=None), [pyuffd.Region(start, length, self._source.source)], 0)
+            for start, length in self._ranges
+        ]
+
+    def _touch(self) -> float:
+        """Page by page, each in the next target; returns the seconds per page."""
+        toucher = _workload.Toucher(
+            self._ranges,
+            order="stride",
+            partition="split",
+            stride=self._length // PAGE,
+            threads=self._threads,
+            cpus=self._placement.touchers,
+            timed=False,
+        )
+        toucher.start()
+        return max(toucher.join().thread_elapsed_ns) * 1e-9 / _PAGES
+
+
+if __name__ == "__main__":
+    main(__doc__, cases)
