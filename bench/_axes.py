@@ -4,9 +4,15 @@ import mmap
 from dataclasses import dataclass
 from typing import Literal
 
+from pyuffd import handoff
 from pyuffd._manager import Ending
 
 PAGE = mmap.PAGESIZE
+
+Mode = Literal["missing", "wp", "minor"]
+
+# Of Region, by the word that benchmarks use.
+REGION_MODES: dict[Mode, handoff.Mode] = {"missing": "missing", "wp": "missing+wp", "minor": "minor"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ THREADS = (1, 2, 4, 8)
 REGIONS = (1, 16, 64, 256, 1024, 4096, 16384)
 FILLERS = (1, 2)
 TARGETS = (1, 8, 64)
+POPULATED = (4, 1024, 16384, 65536)
+MODES: tuple[Mode, ...] = ("missing", "wp", "minor")
 UNRELATED_VMAS = (1000, 10000, 30000)
 WAITING = (0, 1, 64, 512)
 WORKERS_BESIDE: tuple[Literal["target", "fault", "mmap", "populate"], ...] = ("target", "fault", "mmap", "populate")

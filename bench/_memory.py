@@ -22,13 +22,21 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
-def map_apart(lengths: Sequence[int]) -> list[Range]:
-    """Map private anonymous memory, one range of each length, with an unmapped page between them.
+def map_apart(lengths: Sequence[int], *, cached: bool = False) -> list[Range]:
+    """Map anonymous memory, one range of each length, with an unmapped page between them.
+
+    Args:
+        lengths: In bytes.
+        cached: Map shared memory whose pages are in the page cache, and not mapped: their faults are minor.
 
     Returns:
         (start, length) of each, all of them missing.
     """
-    start = _map(sum(lengths) + len(lengths) * PAGE)
+    start = _map(sum(lengths) + len(lengths) * PAGE, shared=cached)
+    if cached:
+        whole = sum(lengths) + len(lengths) * PAGE
+        _workload.native_touch(start, whole, PAGE)
+        _workload.release_pages(start, whole)
     ranges = []
     for length in lengths:
         ranges.append((start, length))
@@ -72,8 +80,8 @@ class Pattern:
         return self._mapping.address
 
 
-def _map(length: int) -> int:
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+def _map(length: int, *, shared: bool) -> int:
+    flags = (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE) | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     start: int = _libc.mmap(None, length, _PROT_READ_WRITE, flags, -1, 0)
     if start == ctypes.c_void_p(-1).value:
         raise _last_error(f"mmap of {length} bytes")

@@ -10,7 +10,7 @@ from _targets import Target
 
 import pyuffd
 from pyuffd import _workload
-from pyuffd.handoff import Handoff
+from pyuffd.handoff import REGISTER_MODES, Handoff
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,5 @@ def registered(handoff: Handoff) -> pyuffd.Userfaultfd:
     """Register the regions, unless their sender did: ``serve()`` does it for the manager."""
     if not handoff.uffd.registered_by_sender:
         for region in handoff.regions:
-            handoff.uffd.register(region.start, region.length)
+            handoff.uffd.register(region.start, region.length, REGISTER_MODES[region.mode])
     return handoff.uffd

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from _axes import PAGE
+from _axes import PAGE, REGION_MODES, Mode
 from _memory import Range, count_vmas, map_apart, unmap
 
 import pyuffd
@@ -64,10 +64,10 @@ class LocalTarget:
         self._toucher: _workload.Toucher | None = None
         self._bystanders: _workload.Bystanders | None = None
 
-    def map(self, lengths: Sequence[int]) -> list[Range]:
-        """Map fresh, missing memory in place of the last; each range is checked to be a VMA of its own."""
+    def map(self, lengths: Sequence[int], mode: Mode = "missing") -> list[Range]:
+        """Map fresh memory in place of the last, which gives faults of this mode; each range is a VMA of its own."""
         unmap(self.ranges)
-        self.ranges = map_apart(lengths)
+        self.ranges = map_apart(lengths, cached=mode == "minor")
         if (vmas := count_vmas(self.ranges)) != len(lengths):
             raise RuntimeError(f"{len(lengths)} ranges were to be as many VMAs, but they are {vmas}")
         return self.ranges
@@ -77,18 +77,33 @@ class LocalTarget:
         unmap(self._unrelated)
         self._unrelated = map_apart([PAGE] * count) if count else []
 
-    def hand_over(self, source: pyuffd.Source, offsets: Sequence[int]) -> Handoff:
+    def fork(self) -> float:
+        """Fork a child that exits at once, and wait for it.
+
+        Returns:
+            Seconds of the fork alone.
+        """
+        began = time.monotonic()
+        child = os.fork()
+        seconds = time.monotonic() - began
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        return seconds
+
+    def hand_over(self, source: pyuffd.Source, offsets: Sequence[int], mode: Mode = "missing") -> Handoff:
         """Return what a manager in this process serves: regions that are not registered yet."""
         regions = [
-            pyuffd.Region(start, length, source, offset)
+            pyuffd.Region(start, length, source, offset, mode=REGION_MODES[mode])
             for (start, length), offset in zip(self.ranges, offsets, strict=True)
         ]
         return Handoff(pyuffd.Userfaultfd(user_mode_only=None), regions, os.getpid())
 
-    def send(self, sock: socket.socket, offsets: Sequence[int]) -> None:
+    def send(self, sock: socket.socket, offsets: Sequence[int], mode: Mode = "missing", features: int = 0) -> None:
         """Hand the memory to a manager at the other end of the socket."""
         entries = [(start, length, offset, PAGE) for (start, length), offset in zip(self.ranges, offsets, strict=True)]
-        pyuffd.handoff.send(sock, pyuffd.Userfaultfd(user_mode_only=None), entries)
+        uffd = pyuffd.Userfaultfd(features, user_mode_only=None)
+        pyuffd.handoff.send(sock, uffd, entries, mode=REGION_MODES[mode])
 
     def start_touching(self, ranges: Sequence[Range] | None = None, **plan: Any) -> None:
         """Start threads that touch the ranges, by default all memory; ``plan`` is that of ``_workload.Toucher``."""

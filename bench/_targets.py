@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from _axes import REGION_MODES, Mode
 from _memory import Range
 from _target import Kind, LocalTarget, Touched
 
@@ -31,19 +32,26 @@ class ChildTarget:
             self._child = subprocess.Popen(command, pass_fds=fds)
             self._calls = calls.makefile("rwb")
 
-    def map(self, lengths: Sequence[int]) -> list[Range]:
+    def map(self, lengths: Sequence[int], mode: Mode = "missing") -> list[Range]:
         """See ``LocalTarget``."""
-        self.ranges = self._call("map", lengths)
+        self.ranges = self._call("map", lengths, mode)
         return self.ranges
 
     def add_vmas(self, count: int) -> None:
         """See ``LocalTarget``."""
         self._call("add_vmas", count)
 
-    def hand_over(self, source: pyuffd.Source, offsets: Sequence[int]) -> Handoff:
+    def fork(self) -> float:
+        """See ``LocalTarget``."""
+        seconds: float = self._call("fork")
+        return seconds
+
+    def hand_over(
+        self, source: pyuffd.Source, offsets: Sequence[int], mode: Mode = "missing", features: int = 0
+    ) -> Handoff:
         """Receive what a manager in this process serves, registered by the child."""
-        self._post("send", offsets)
-        handoff = pyuffd.handoff.receive(self._sock, source)
+        self._post("send", offsets, mode, features)
+        handoff = pyuffd.handoff.receive(self._sock, source, mode=REGION_MODES[mode])
         self._answer()
         return handoff
 

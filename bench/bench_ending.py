@@ -12,9 +12,14 @@ calls on a userfaultfd that was prepared in the same way.
 which holds mmap_lock) memory that nobody manages. ``stall/...`` is the longest of its accesses within 5 ms of the
 ending, and ``stall-before/...`` in a window of the same size before.
 
-Run it once for each ending: the names are equal, so that ``pyperf compare_to unregister.json early-close.json``
-works. Nothing is allocated in the timed part, so no memory is warmed. The look at smaps after an ending, which is
-outside of its time, is left out: it would disturb the next round.
+``ending/1/pages-P``: of one region, against how many of its pages are resident.
+
+``--mode`` says how the regions are registered: ``missing``; ``wp``, where every page is write-protected, so that
+letting go walks them all; or ``minor``, where they are mapped from the page cache.
+
+Run it once for each ending, or mode: the names are equal, so that ``pyperf compare_to unregister.json
+early-close.json`` works. Nothing is allocated in the timed part, so no memory is warmed. The look at smaps after an
+ending, which is outside of its time, is left out: it would disturb the next round.
 """
 
 import argparse
@@ -22,9 +27,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
-from _axes import ENDINGS, PAGE, REGIONS, UNRELATED_VMAS, WAITING, WORKERS_BESIDE
+from _axes import ENDINGS, MODES, PAGE, POPULATED, REGIONS, UNRELATED_VMAS, WAITING, WORKERS_BESIDE, Mode
 from _case import Arm, Case, Sample, arm
 from _harness import main
 from _memory import Pattern
@@ -48,30 +54,60 @@ _TIMING = Timing(steady=0.06, earlier=0.03, afterwards=0.02)
 def cases(options: argparse.Namespace) -> Sequence[Case]:
     """Regions in another process, one case in this one, and what else an ending may meet."""
     ending: Ending = options.ending
+    mode: Mode = options.mode
+    walks = [
+        *(_of_regions(ending, mode, "across", regions) for regions in REGIONS),
+        _of_regions(ending, mode, "in-process", 1024),
+        *(_of_pages(ending, mode, pages) for pages in POPULATED),
+        *(_among_vmas(ending, mode, vmas) for vmas in UNRELATED_VMAS),
+    ]
+    if mode != "missing":
+        return walks
     return [
-        *(_of_regions(ending, "across", regions) for regions in REGIONS),
-        _of_regions(ending, "in-process", 1024),
-        *(_among_vmas(ending, vmas) for vmas in UNRELATED_VMAS),
+        *walks,
         *(_with_waiters(ending, waiters) for waiters in WAITING),
         *(_beside(ending, regions, worker) for regions in REGIONS_BESIDE for worker in WORKERS_BESIDE),
     ]
 
 
-def _of_regions(ending: Ending, setup: str, regions: int) -> Case:
+@dataclass(frozen=True)
+class _Layout:
+    """What is let go, and how it was registered."""
+
+    ending: Ending
+    mode: Mode
+    setup: str
+    regions: int
+    pages: int = REGION_BYTES // PAGE
+    unrelated_vmas: int = 0
+
+    @property
+    def length(self) -> int:
+        """Of a region, in bytes."""
+        return self.pages * PAGE
+
+
+def _of_regions(ending: Ending, mode: Mode, setup: str, regions: int) -> Case:
     name = f"{regions}" if setup == "across" else f"{regions}/{setup}"
-    return _timed(ending, setup, regions, 0, name)
+    return _timed(name, _Layout(ending, mode, setup, regions))
 
 
-def _among_vmas(ending: Ending, vmas: int) -> Case:
-    return _timed(ending, "across", REGIONS_AMONG_VMAS, vmas, f"{REGIONS_AMONG_VMAS}/vmas-{vmas}")
+def _of_pages(ending: Ending, mode: Mode, pages: int) -> Case:
+    return _timed(f"1/pages-{pages}", _Layout(ending, mode, "across", 1, pages))
 
 
-def _timed(ending: Ending, setup: str, regions: int, vmas: int, name: str) -> Case:
+def _among_vmas(ending: Ending, mode: Mode, vmas: int) -> Case:
+    layout = _Layout(ending, mode, "across", REGIONS_AMONG_VMAS, unrelated_vmas=vmas)
+    return _timed(f"{REGIONS_AMONG_VMAS}/vmas-{vmas}", layout)
+
+
+def _timed(name: str, layout: _Layout) -> Case:
     name, floor = f"ending/{name}", f"ending-floor/{name}"
     return Case(
         name,
-        partial(_timed_arms, ending, setup, regions, vmas, name, floor),
-        metadata=_metadata(ending, setup, regions) | {"unrelated_vmas": vmas},
+        partial(_timed_arms, layout, name, floor),
+        metadata=_metadata(layout.ending, layout.setup, layout.regions)
+        | {"mode": layout.mode, "pages": layout.pages, "unrelated_vmas": layout.unrelated_vmas},
         against={name: floor},
     )
 
@@ -81,35 +117,36 @@ def _metadata(ending: Ending, setup: str, regions: int) -> Metadata:
 
 
 @contextmanager
-def _timed_arms(ending: Ending, setup: str, regions: int, vmas: int, name: str, floor: str) -> Iterator[Sequence[Arm]]:
-    source = Pattern(regions * REGION_BYTES)
-    with open_target(setup) as target:
-        target.add_vmas(vmas)
-        yield [
-            arm(floor, partial(_bare, target, regions, source, ending)),
-            arm(name, partial(_managed, target, regions, source, ending)),
-        ]
+def _timed_arms(layout: _Layout, name: str, floor: str) -> Iterator[Sequence[Arm]]:
+    source = Pattern(layout.regions * layout.length)
+    with open_target(layout.setup) as target:
+        target.add_vmas(layout.unrelated_vmas)
+        yield [arm(floor, partial(_bare, target, layout, source)), arm(name, partial(_managed, target, layout, source))]
 
 
-def _managed(target: Target, regions: int, source: Pattern, ending: Ending) -> float:
-    handoff = _fresh(target, regions, source)
-    with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, ending=ending, verify=False) as served:
+def _managed(target: Target, layout: _Layout, source: Pattern) -> float:
+    handoff = _fresh(target, layout, source)
+    with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, ending=layout.ending, verify=False) as served:
         report = served.close(missing="fill")
-    if report.ending != ending or report.missing_pages or report.seconds is None:
-        raise RuntimeError(f"asked for {ending}, but {report}")
+    if report.ending != layout.ending or report.missing_pages or report.seconds is None:
+        raise RuntimeError(f"asked for {layout.ending}, but {report}")
     return report.seconds
 
 
-def _bare(target: Target, regions: int, source: Pattern, ending: Ending) -> float:
-    handoff = _fresh(target, regions, source)
+def _bare(target: Target, layout: _Layout, source: Pattern) -> float:
+    handoff = _fresh(target, layout, source)
     uffd = registered(handoff)
-    _fill(uffd, handoff.regions, source)
-    return _let_go(uffd, handoff.regions, ending)
+    _fill(uffd, handoff.regions, source, layout.mode)
+    return _let_go(uffd, handoff.regions, layout.ending)
 
 
-def _fill(uffd: pyuffd.Userfaultfd, regions: Sequence[pyuffd.Region], source: Pattern) -> None:
+def _fill(uffd: pyuffd.Userfaultfd, regions: Sequence[pyuffd.Region], source: Pattern, mode: Mode = "missing") -> None:
     for region in regions:
-        uffd.copy(region.start, source.address + region.source_offset, region.length)
+        if mode == "minor":
+            uffd.continue_(region.start, region.length)
+        else:
+            origin = source.address + region.source_offset
+            uffd.copy(region.start, origin, region.length, write_protect=mode == "wp")
 
 
 def _let_go(uffd: pyuffd.Userfaultfd, regions: Sequence[pyuffd.Region], ending: Ending) -> float:
@@ -121,9 +158,10 @@ def _let_go(uffd: pyuffd.Userfaultfd, regions: Sequence[pyuffd.Region], ending: 
     return _workload.unregister_and_close(fd, [(region.start, region.length) for region in regions]) * 1e-9
 
 
-def _fresh(target: Target, regions: int, source: Pattern) -> Handoff:
-    target.map([REGION_BYTES] * regions)
-    return target.hand_over(source.source, [index * REGION_BYTES for index in range(regions)])
+def _fresh(target: Target, layout: _Layout, source: Pattern) -> Handoff:
+    target.map([layout.length] * layout.regions, layout.mode)
+    offsets = [index * layout.length for index in range(layout.regions)]
+    return target.hand_over(source.source, offsets, layout.mode)
 
 
 def _with_waiters(ending: Ending, waiters: int) -> Case:
@@ -143,7 +181,7 @@ def _waiter_arms(ending: Ending, waiters: int, name: str) -> Iterator[Sequence[A
 
 
 def _release_waiters(target: Target, source: Pattern, ending: Ending, waiters: int, name: str) -> Sample:
-    handoff = _fresh(target, REGIONS_OF_WAITERS, source)
+    handoff = _fresh(target, _Layout(ending, "missing", "across", REGIONS_OF_WAITERS), source)
     uffd = registered(handoff)
     *filled, last = handoff.regions
     _fill(uffd, filled, source)
@@ -194,6 +232,7 @@ def _ending_beside(target: Target, source: Pattern, regions: int, ending: Ending
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--ending", choices=ENDINGS, default="early-close", help="which one (default: %(default)s)")
+    parser.add_argument("--mode", choices=MODES, default="missing", help="of the regions (default: %(default)s)")
     return parser
 
 

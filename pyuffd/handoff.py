@@ -20,7 +20,7 @@ from pyuffd._flags import RegisterMode
 
 Mode = Literal["missing", "minor", "missing+minor", "missing+wp"]
 
-_REGISTER_MODES = {
+REGISTER_MODES: dict[str, RegisterMode] = {
     "missing": RegisterMode.MISSING,
     "minor": RegisterMode.MINOR,
     "missing+minor": RegisterMode.MISSING | RegisterMode.MINOR,
@@ -82,7 +82,7 @@ def send(
     registered: list[tuple[int, int]] = []
     try:
         for start, length, _, _ in entries if register else ():
-            uffd.register(start, length, _REGISTER_MODES[mode])
+            uffd.register(start, length, REGISTER_MODES[mode])
             registered.append((start, length))
         _send_message(sock, uffd, entries)
     except BaseException:

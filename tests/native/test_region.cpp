@@ -91,7 +91,7 @@ TEST_SUITE("region") {
   }
 
   TEST_CASE("a table refuses overlaps and nothing") {
-    CHECK(has(refusal([] { RegionTable({}); }), "at least one region"));
+    CHECK(has(refusal([] { RegionTable(std::vector<Region>()); }), "at least one region"));
     CHECK(has(refusal([] { RegionTable({pages_at(10, 3), pages_at(12, 1)}); }), "overlap"));
     CHECK(has(refusal([] { RegionTable({pages_at(12, 1), pages_at(10, 3)}); }), "overlap"));
     CHECK(has(refusal([] { RegionTable({pages_at(10, 3), pages_at(10, 3)}); }), "overlap"));
