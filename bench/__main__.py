@@ -46,10 +46,12 @@ def _steps(out: Path, effort: Sequence[str]) -> Iterator[list[str]]:
     """Each script and its arguments, in order."""
     image = str(out / "image")
     yield ["capture.py", "--out", image]
-    for question in ("fault", "fill", "memory", "tails"):
+    for question in ("fault", "fill", "targets", "memory", "tails"):
         yield [f"bench_{question}.py", *effort, "-o", str(out / f"{question}.json")]
     for ending in ("early-close", "unregister"):
         yield ["bench_ending.py", "--ending", ending, *effort, "-o", str(out / f"ending-{ending}.json")]
+    for mode in ("wp", "minor"):
+        yield ["bench_ending.py", "--mode", mode, *effort, "-o", str(out / f"ending-{mode}.json")]
     yield ["bench_restore.py", "--image", image, *effort, "-o", str(out / "restore.json")]
     yield ["report.py", str(out)]
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from _figures_cost import ending_cost, stalls
 from _figures_ending import latency, stall_throughput, time_against_regions
+from _figures_modes import time_against_pages
 from _figures_serving import fault_ratios, fill_bandwidth, restore_times
 from _plotting import Drawn
 from _results import Results
 
 _ALL = (
     ("ending", "Time of the ending against regions", time_against_regions),
+    ("modes", "Time of the ending against resident pages, by mode", time_against_pages),
     ("cost", "Time of the ending against unrelated VMAs and waiting threads", ending_cost),
     ("stalls", "The longest stall around the ending", stalls),
     ("latency", "Latency of accesses and bystanders around the ending", latency),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from _axes import ENDINGS, REGIONS, SETUPS
+from _axes import ENDINGS, REGIONS, SETUPS, TARGETS
 from _pairs import Ratio
 from _placement import OTHER_AWAKE, SAME
 from _results import Results
@@ -47,6 +47,7 @@ def goals(results: Results) -> list[Goal]:
         *_fault_goals(results),
         *_window_goals(results),
         *_fill_goals(results),
+        *_target_goals(results),
         *_ending_goals(results),
         _memory_goal(results),
     ]
@@ -75,6 +76,14 @@ def _fill_goals(results: Results) -> Iterator[Goal]:
         yield _goal(f"fill, {setup}: speed of one filler / bulk COPY", speed, 0.95, at_most=False)
         gain = results.ratio("fill", f"{name}/manager-1", f"{name}/manager-2")
         yield _goal(f"fill, {setup}: speed of two fillers / one", gain, 1.4, at_most=False)
+
+
+def _target_goals(results: Results) -> Iterator[Goal]:
+    most = max(TARGETS)
+    for placement in (SAME, OTHER_AWAKE):
+        name = f"targets/{most}/{placement.name}/threads-1"
+        ratio = results.ratio("targets", f"{name}/manager", f"{name}/floor")
+        yield _goal(f"{most} targets, {placement.name}: manager / epoll loop", ratio, 1.15)
 
 
 def _ending_goals(results: Results) -> Iterator[Goal]:

@@ -319,8 +319,8 @@ class CallableSource(Source):
     Args:
         read: Called with (offset, length) in bytes; returns a buffer of that length.
         length: Of the whole source, in bytes.
-        deadline: Seconds from a fault to the poisoning of its page, if the bytes have not come by then; None waits
-            without end.
+        deadline: Seconds from a fault, or from a fill's call, to the poisoning of the pages, if their bytes have not
+            come by then; None waits without end.
 
     Raises:
         TypeError: read is not callable.

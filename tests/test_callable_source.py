@@ -117,6 +117,14 @@ def test_a_deadline_poisons(map_kind: Map, gates: list[Gate]) -> None:
 
 
 @pytest.mark.requires_poison
+def test_a_deadline_poisons_what_a_fill_asked_for(map_kind: Map, gates: list[Gate]) -> None:
+    area = map_kind(ANONYMOUS)
+    gates.append(gate := Gate(area.data))
+    report = _served(area, gate.read, 0.1).close("fill")
+    assert sum(length for _, length in report.poisoned) == area.length
+
+
+@pytest.mark.requires_poison
 @pytest.mark.parametrize("missing", ["poison", "zero"])
 def test_close_while_a_read_hangs(map_kind: Map, gates: list[Gate], missing: Any) -> None:
     area = map_kind(ANONYMOUS)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -21,6 +22,7 @@ struct Request {
   uint64_t page_size;
   uint64_t first, end;  // pages
   uint64_t start;       // address of the first, when it was asked for
+  uint64_t due;         // by CLOCK_MONOTONIC; UINT64_MAX: never
 };
 
 struct ByPlace {
@@ -28,6 +30,11 @@ struct ByPlace {
     return std::pair(a.served.get(), a.first) < std::pair(b.served.get(), b.first);
   }
 };
+
+uint64_t due_of(const Source& source) noexcept {
+  const auto deadline = source.deadline();
+  return deadline ? sys::monotonic_ns() + static_cast<uint64_t>(deadline->count()) : UINT64_MAX;
+}
 
 std::optional<std::vector<std::byte>> fetch(const Request& request) noexcept {
   try {
@@ -77,6 +84,10 @@ struct FetchPool::State {
   explicit State(EndQueue& queue) : ends(&queue) {}
 
   bool settle(const Request& request, const std::byte* bytes);
+  // Under the mutex: whoever is first, of a fetcher and the deadline.
+  void forget(const Request& request) {
+    if (asked.erase(request)) request.served->outstanding_fetches.fetch_sub(1);
+  }
 
   EndQueue* ends;  // not touched once the pool is gone: its targets are removed before
   std::function<void()> done;
@@ -106,7 +117,8 @@ void FetchPool::on_done(std::function<void()> done) {
 uint64_t FetchPool::request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
                             Urgency urgency) {
   const Region& region = *served.target.regions().find_page(page);
-  Request request{served.shared_from_this(), region.source, 0, region.page_size, page, page + 1, 0};
+  Request request{served.shared_from_this(), region.source, 0, region.page_size, page, page + 1, 0,
+                  due_of(*region.source)};
   const std::lock_guard lock(state_->mutex);
   const auto next = state_->asked.upper_bound(request);
   if (next != state_->asked.begin()) {
@@ -145,6 +157,21 @@ void FetchPool::remove(ServedTarget& served) {
   served.uffd_let_go = true;
 }
 
+void FetchPool::expire() {
+  std::vector<Request> due;
+  std::unique_lock lock(state_->mutex);
+  const uint64_t now = sys::monotonic_ns();
+  std::copy_if(state_->asked.begin(), state_->asked.end(), std::back_inserter(due),
+               [now](const Request& request) { return request.due <= now; });
+  lock.unlock();
+  for (const Request& request : due) {
+    if (!state_->settle(request, nullptr)) continue;  // the next time
+    lock.lock();
+    state_->forget(request);
+    lock.unlock();
+  }
+}
+
 void FetchPool::run(const std::shared_ptr<State>& state) {
   std::unique_lock lock(state->mutex);
   for (;;) {
@@ -156,7 +183,6 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     queue.pop_front();
     lock.unlock();
 
-    ServedTarget& served = *request.served;
     const auto bytes = fetch(request);
     while (!state->settle(request, bytes ? bytes->data() : nullptr)) {
       lock.lock();
@@ -165,8 +191,7 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     }
 
     lock.lock();
-    state->asked.erase(request);
-    served.outstanding_fetches.fetch_sub(1);
+    state->forget(request);
     if (state->stopping) return;
     ++state->calling_done;
     lock.unlock();

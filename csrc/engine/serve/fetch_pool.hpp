@@ -28,6 +28,10 @@ class FetchPool {
   uint64_t request(ServedTarget& served, uint64_t first, uint64_t end, uint64_t page,
                    Urgency urgency);
 
+  // Poisons what was asked for longer ago than its source's deadline. Called now and then as long
+  // as a fill waits; of faults their handler knows the time.
+  void expire();
+
   // How many requests of fills are useful at once.
   static constexpr uint64_t kEnough = 8;
 

@@ -13,6 +13,7 @@ constexpr uint64_t kChunkBytes = 256 * 1024;
 // How often a filler tries again at once, and how long it pauses then.
 constexpr unsigned kPatience = 64;
 constexpr std::chrono::milliseconds kPauseBeforeRetry{1};
+constexpr std::chrono::milliseconds kPauseBeforeExpiry{50};
 
 }  // namespace
 
@@ -92,7 +93,18 @@ void FillPool::run(size_t filler) {
   std::unique_lock lock(mutex_);
   for (unsigned patience = kPatience;;) {
     std::optional<std::pair<std::shared_ptr<Job>, Chunk>> taken;
-    work_.wait(lock, [&] { return stopping_ || (taken = take()); });
+    const auto has_work = [&] { return stopping_ || (taken = take()); };
+    while (!has_work()) {
+      if (jobs_.empty()) {
+        work_.wait(lock);
+        continue;
+      }
+      // Fills that wait for late sources, which may never answer.
+      work_.wait_for(lock, kPauseBeforeExpiry);
+      lock.unlock();
+      fetchers_.expire();
+      lock.lock();
+    }
     if (stopping_) return;
     const auto& [job, chunk] = *taken;
     lock.unlock();
