@@ -185,7 +185,7 @@ class Target:
         return list(self._children.values())
 
     def written(self, reset: bool = False) -> list[tuple[int, int]]:
-        """Return what was written to in regions of mode ``"missing+wp"``.
+        """Return what was written to in regions of mode ``"missing+wp"``, or dropped, if events tell of that.
 
         Args:
             reset: Forget it, and note the next write to each of these pages again.
@@ -247,7 +247,7 @@ class Target:
         Args:
             missing: What to do about missing pages, which would read as zeros: ``"raise"`` refuses and serves on;
                 ``"fill"`` installs them first; ``"poison"`` has their touchers get SIGBUS (Linux 6.6); ``"zero"`` says
-                that zeros are right.
+                that zeros are right. For the fork children of a target of ``serve()``, too; ``"raise"`` fills them.
 
         Returns:
             The report. Under keep-open, and where pages can be neither supplied nor poisoned, the userfaultfd stays
@@ -265,10 +265,17 @@ class Target:
         report = _to_report(self._core.close(missing))
         self._closed = True
         if self._core.ended:
+            if self._owns_manager and missing in ("poison", "zero"):
+                self._close_children(missing)
             self._finish(report)
         else:
             _kept_open.add(self)
         return report
+
+    def _close_children(self, missing: Missing) -> None:
+        for child in self.children:
+            child.close(missing)
+            child._close_children(missing)
 
     def stop(self) -> Userfaultfd:
         """Stop serving a keep-open target: what is missing stays missing and its touchers sleep.
@@ -278,7 +285,8 @@ class Target:
             other process, the kernel releases it and missing pages read as zeros.
 
         Raises:
-            RuntimeError: The ending is not ``"keep-open"``, or it is not served any more.
+            RuntimeError: The ending is not ``"keep-open"``, it is not served any more, or its userfaultfd has event
+                features: what they told would be lost.
         """
         self._stopped = self._core.stop()
         self._closed = True

@@ -2,6 +2,7 @@
 
 The format is Firecracker's: one JSON array of ``base_host_virt_addr``, ``size``, ``offset`` and ``page_size`` (all in
 bytes), with the descriptor in SCM_RIGHTS, in one message. So a manager of pyuffd targets serves Firecracker snapshots.
+Ours tell a ``mode``, too, which others pass over.
 """
 
 import array
@@ -33,7 +34,7 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 
 
 class _Options(TypedDict):
-    mode: Mode
+    mode: Mode | None
     on_remove: Literal["auto", "keep", "zero", "poison"]
 
 
@@ -69,7 +70,7 @@ def send(
         regions: (start, length, offset in the source, page size) of each, in bytes.
         keep: Keep this process's descriptor open.
         register: Register the regions; False where they are registered already.
-        mode: In which mode, as of ``Region``; ``receive()`` must be told the same.
+        mode: In which mode, as of ``Region``; the message tells it.
 
     Raises:
         OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then, and nothing is
@@ -84,7 +85,7 @@ def send(
         for start, length, _, _ in entries if register else ():
             uffd.register(start, length, REGISTER_MODES[mode])
             registered.append((start, length))
-        _send_message(sock, uffd, entries)
+        _send_message(sock, uffd, entries, mode)
     except BaseException:
         for start, length in registered:  # nobody serves them
             uffd.unregister(start, length)
@@ -94,9 +95,9 @@ def send(
         uffd.close()
 
 
-def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[int, ...]]) -> None:
+def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[int, ...]], mode: Mode) -> None:
     names = ("base_host_virt_addr", "size", "offset", "page_size")
-    text = json.dumps([dict(zip(names, entry, strict=True)) for entry in entries]).encode()
+    text = json.dumps([dict(zip(names, entry, strict=True)) | {"mode": mode} for entry in entries]).encode()
     credentials = _CREDENTIALS.pack(os.getpid(), os.getuid(), os.getgid())
     ancillary = [
         (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [uffd.fileno()]).tobytes()),
@@ -111,7 +112,7 @@ def receive(
     sock: socket.socket,
     source: Source | None,
     *,
-    mode: Mode = "missing",
+    mode: Mode | None = None,
     on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
 ) -> Handoff:
     """Take a userfaultfd from the target at the other end of a unix stream socket.
@@ -119,7 +120,7 @@ def receive(
     Args:
         sock: A connected unix stream socket.
         source: Of all regions; each begins at the offset that its sender names.
-        mode: In which the sender registered them, as of ``Region``.
+        mode: In which the sender registered them, as of ``Region``; None is what the message tells, or ``"missing"``.
         on_remove: See ``Region``.
 
     Returns:
@@ -218,10 +219,19 @@ def _region(index: int, entry: Any, source: Source | None, options: _Options) ->
             source,
             _number(entry, "offset"),
             _number(entry, page_size),
-            **options,
+            mode=_mode(entry, options["mode"]),
+            on_remove=options["on_remove"],
         )
     except ValueError as error:
         raise ValueError(f"region {index} of the hand-off: {error}") from None
+
+
+def _mode(entry: dict[str, Any], expected: Mode | None) -> Mode:
+    """Of a Firecracker, that tells none, what is expected."""
+    mode: Mode = entry.get("mode", expected or "missing")
+    if expected not in (None, mode):
+        raise ValueError(f"mode is {mode!r}, but receive() was told {expected!r}")
+    return mode
 
 
 def _number(entry: dict[str, Any], field: str) -> int:

@@ -1,6 +1,7 @@
 """Bad input: a clear error that names the wrong value, and nothing is lost or left registered."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,14 @@ def test_memory_may_be_managed_again_and_again() -> None:
             target.close("fill")
         assert memory.states() == ["right"] * 3
         _workload.release_pages(memory.start, memory.length)
+
+
+def test_another_process_for_a_userfaultfd_of_this_one() -> None:
+    memory = Managed(pages=2)
+    with pytest.raises(ValueError, match="this process opened the userfaultfd"):
+        pyuffd.serve(pyuffd.Userfaultfd(), [memory.region()], pid=os.getppid())
+
+
+def test_too_many_threads() -> None:
+    with pytest.raises(ValueError, match="at most 1024 handlers"):
+        pyuffd.Manager(handlers=10**9)

@@ -183,3 +183,17 @@ def test_it_is_refused_for_this_process() -> None:
         source = pyuffd.CallableSource(lambda offset, length: bytes(length), mapping.length)
         with pytest.raises(ValueError, match=r"CallableSource|function"):
             pyuffd.serve(pyuffd.Userfaultfd(), [pyuffd.Region(mapping.address, mapping.length, source)])
+
+
+@pytest.mark.requires_poison
+def test_only_the_pages_that_fail_are_poisoned(map_kind: Map, told: list[BaseException | None]) -> None:
+    area = map_kind(ANONYMOUS)
+
+    def read(offset: int, length: int) -> bytes:
+        if offset <= 3 * area.page < offset + length:
+            raise KeyError("page 3")
+        return area.data[offset : offset + length]
+
+    report = _served(area, read).close("fill")
+    assert report.poisoned == ((area.at(3), area.page),)
+    assert {type(error) for error in told} == {KeyError}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kinds import KINDS, Area, Kind, of_kinds
+from kinds import ANONYMOUS, KINDS, Area, Kind, of_kinds
 from puppet import GoneError, Puppet
 
 import pyuffd
@@ -211,3 +211,35 @@ def test_close_while_it_forks_and_touches(map_kind: Map, kind: Kind, ending: str
             child.close("fill")
         assert set(area.states(puppet=forked)) == {"right"}
     assert set(area.states()) == {"right"}
+
+
+@of_kinds([ANONYMOUS])
+def test_a_living_target_is_not_stopped(map_kind: Map, kind: Kind) -> None:
+    target = _serve(map_kind(kind), ending="keep-open")
+    with pytest.raises(RuntimeError, match=r"stop\(\) would lose what the target's events told"):
+        target.stop()
+    target.close("fill")
+    target.discard()
+
+
+@of_kinds([ANONYMOUS])
+def test_what_is_dropped_was_written_to(map_kind: Map, kind: Kind) -> None:
+    area = map_kind(kind)
+    target = _serve(area, mode="missing+wp")
+    area.touch(0, 4)
+    area.puppet.do("advise", area.start + area.page, area.page, mmap.MADV_DONTNEED)
+    assert target.written(reset=True) == [(area.start + area.page, area.page)]
+    assert target.written() == []
+    target.close("fill")
+
+
+@pytest.mark.requires_poison
+@of_kinds([ANONYMOUS])
+def test_fork_children_are_closed_as_their_parent(map_kind: Map, kind: Kind) -> None:
+    area = map_kind(kind)
+    target = _serve(area)
+    with area.puppet.fork() as forked:
+        target.close("poison")
+        (child,) = target.children
+        assert child.close().poisoned == ((area.start, area.length),)
+        assert not forked.do("readable", area.start)

@@ -329,6 +329,16 @@ memory.toucher(memory.pages - 1, 1).join()
             until(lambda: target.stats().poisoned == 1)  # counted after the wake
 
 
+def test_a_mode_that_the_sender_does_not_have(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    memory = pyuffd.Mapping(2 * PAGE, shared=True)
+    handoff.send(theirs, pyuffd.Userfaultfd(), [(memory.address, memory.length, 0, PAGE)], mode="missing+minor")
+    with pytest.raises(
+        ValueError, match=r"region 0 of the hand-off: mode is 'missing\+minor', but receive\(\) was told"
+    ):
+        handoff.receive(ours, SOURCE, mode="missing")
+
+
 def test_a_receiver_that_hangs_up_at_once_has_it_all() -> None:
     code = """
 class Prompt(socket.socket):

@@ -1,5 +1,6 @@
 """Every kind of memory: pages by touches, by fills and by both, zeros, refusals, poison, and closes under faults."""
 
+import mmap
 import os
 import random
 import signal
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from faulting import until
-from kinds import HUGE_PAGE, KINDS, Area, Kind, of_kinds
+from kinds import HUGE_PAGE, HUGETLB, KINDS, Area, Kind, of_kinds
 from puppet import GoneError, Puppet
 
 import pyuffd
@@ -156,3 +157,12 @@ def test_close_under_faults(map_kind: Any, kind: Kind, ending: Any, missing: Any
 def test_close_under_write_faults(map_kind: Any, kind: Kind, ending: Any, features: int) -> None:
     for _ in range(_ROUNDS if not kind.huge else 1):
         _race_close(map_kind(kind), "zero", "missing+wp", ending=ending, features=features, fault_around=1)
+
+
+@of_kinds([HUGETLB])
+def test_hugetlb_memory_with_small_pages_is_refused(map_kind: Any, kind: Kind) -> None:
+    area: Area = map_kind(kind)
+    received = area.puppet.hand_over([(area.start, area.length, 0, mmap.PAGESIZE)], pyuffd.ZeroSource())
+    with pytest.raises(ValueError, match="does not fit its memory"):
+        pyuffd.serve(received.uffd, received.regions, pid=received.pid)
+    received.uffd.close()

@@ -59,18 +59,30 @@ void call(PyObject* function, uint64_t offset, std::span<std::byte> into) {
   std::memcpy(into.data(), buffer->buf, into.size());
 }
 
-// A fetcher has nobody to raise to: Python's unraisable hook shows what went wrong.
-void call_from_fetcher(PyObject* function, uint64_t offset, std::span<std::byte> into) {
-  try {
-    call(function, offset, into);
-  } catch (py::error_already_set& error) {
-    error.discard_as_unraisable(py::reinterpret_borrow<py::object>(function));
-    throw std::runtime_error("the source's function failed");
-  } catch (const py::builtin_exception& error) {
-    error.set_error();
-    PyErr_WriteUnraisable(function);
-    throw std::runtime_error("the source's function failed");
+// As call(), on a thread of the engine; whether it did. Nobody is there to raise to: Python's
+// unraisable hook shows what went wrong. An interpreter that ends meanwhile ends this thread where
+// it stands (pthread_exit), so nothing here may have a destructor that needs the GIL.
+bool call_from_fetcher(PyObject* function, uint64_t offset, std::span<std::byte> into) {
+  if (!Py_IsInitialized()) return false;
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const unsigned long long from = offset, wanted = into.size();
+  PyObject* const result = PyObject_CallFunction(function, "KK", from, wanted);
+  Py_buffer buffer;
+  bool done = false;
+  if (result && PyObject_GetBuffer(result, &buffer, PyBUF_SIMPLE) == 0) {
+    done = static_cast<size_t>(buffer.len) == into.size();
+    if (done) {
+      std::memcpy(into.data(), buffer.buf, into.size());
+    } else {
+      PyErr_Format(PyExc_ValueError, "read(%llu, %llu) returned %zd bytes", from, wanted,
+                   buffer.len);
+    }
+    PyBuffer_Release(&buffer);
   }
+  if (!done) PyErr_WriteUnraisable(function);
+  Py_XDECREF(result);
+  PyGILState_Release(state);
+  return done;
 }
 
 std::shared_ptr<CallableSource> callable_source(const py::object& read, const py::object& length,
@@ -86,9 +98,12 @@ std::shared_ptr<CallableSource> callable_source(const py::object& read, const py
   const std::shared_ptr<PyObject> function(
       read.inc_ref().ptr(), [](PyObject* held) { release_with_gil(release_object, held); });
   const auto fetch = [function](uint64_t offset, std::span<std::byte> into) {
-    const bool fetcher = PyGILState_GetThisThreadState() == nullptr;
+    if (PyGILState_GetThisThreadState() == nullptr) {
+      if (call_from_fetcher(function.get(), offset, into)) return;
+      throw std::runtime_error("the source's function failed");
+    }
     const py::gil_scoped_acquire gil;
-    fetcher ? call_from_fetcher(function.get(), offset, into) : call(function.get(), offset, into);
+    call(function.get(), offset, into);
   };
   const uint64_t bytes = unsigned_argument(length, "length");
   if (bytes == 0) throw std::invalid_argument("length is 0; a source has at least one byte");

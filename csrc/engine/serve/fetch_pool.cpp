@@ -1,5 +1,7 @@
 #include "engine/serve/fetch_pool.hpp"
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <deque>
 #include <iterator>
@@ -36,14 +38,26 @@ uint64_t due_of(const Source& source) noexcept {
   return deadline ? sys::monotonic_ns() + static_cast<uint64_t>(deadline->count()) : UINT64_MAX;
 }
 
-std::optional<std::vector<std::byte>> fetch(const Request& request) noexcept {
+std::optional<std::vector<std::byte>> fetch(const Request& request) {
   try {
     std::vector<std::byte> bytes((request.end - request.first) * request.page_size);
     request.source->read(request.offset, bytes);
     return bytes;
+  } catch (const abi::__forced_unwind&) {
+    throw;  // this thread ends here: an interpreter that ends does so to it
   } catch (...) {
     return std::nullopt;  // whoever wrote the source has said why
   }
+}
+
+Request page_of(const Request& request, uint64_t page) {
+  const uint64_t bytes = (page - request.first) * request.page_size;
+  Request one = request;
+  one.first = page;
+  one.end = page + 1;
+  one.offset += bytes;
+  one.start += bytes;
+  return one;
 }
 
 // One pass over the request's pages that are missing still: installs, or without bytes poisons,
@@ -84,6 +98,7 @@ struct FetchPool::State {
   explicit State(EndQueue& queue) : ends(&queue) {}
 
   bool settle(const Request& request, const std::byte* bytes);
+  void settle_in_time(const Request& request, const std::optional<std::vector<std::byte>>& bytes);
   // Under the mutex: whoever is first, of a fetcher and the deadline.
   void forget(const Request& request) {
     if (asked.erase(request)) request.served->outstanding_fetches.fetch_sub(1);
@@ -184,10 +199,12 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     lock.unlock();
 
     const auto bytes = fetch(request);
-    while (!state->settle(request, bytes ? bytes->data() : nullptr)) {
-      lock.lock();
-      state->work.wait_for(lock, kPauseBeforeRetry, [&] { return state->stopping; });
-      lock.unlock();
+    if (bytes || request.end - request.first == 1) {
+      state->settle_in_time(request, bytes);
+    } else {
+      // Whatever failed, only the pages that fail alone are poisoned.
+      for (uint64_t page = request.first; page < request.end; ++page)
+        state->settle_in_time(page_of(request, page), fetch(page_of(request, page)));
     }
 
     lock.lock();
@@ -199,6 +216,14 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     lock.lock();
     --state->calling_done;
     state->called.notify_all();
+  }
+}
+
+void FetchPool::State::settle_in_time(const Request& request,
+                                      const std::optional<std::vector<std::byte>>& bytes) {
+  while (!settle(request, bytes ? bytes->data() : nullptr)) {
+    std::unique_lock lock(mutex);
+    work.wait_for(lock, kPauseBeforeRetry, [&] { return stopping; });
   }
 }
 

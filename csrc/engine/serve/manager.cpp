@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/linux/blank.hpp"
 #include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
@@ -47,6 +48,29 @@ void refuse_late(const RegionTable& regions, bool this_process) {
   }
 }
 
+void refuse_other_process(pid_t pid) {
+  throw std::invalid_argument("pid is " + std::to_string(pid) +
+                              ", but this process opened the userfaultfd, which manages its own "
+                              "memory alone: leave pid out; "
+                              "the target opens its own and hands it over");
+}
+
+// Hugetlb memory takes whole pages only. Of each page size one region is asked, by a copy of
+// nothing.
+void refuse_page_size(const Userfaultfd& uffd, const RegionTable& table) {
+  uint64_t asked = 0;
+  for (const Region& region : table.all()) {
+    if (asked & region.page_size) continue;
+    asked |= region.page_size;
+    if (uffd.copy(region.range.start, unreadable_address(), region.page_size, 0).error != -EINVAL)
+      continue;
+    throw std::invalid_argument(
+        "region " + range_text(region.range.start, region.range.length) + ": page_size is " +
+        std::to_string(region.page_size) +
+        ", which does not fit its memory: for hugetlb memory give the page size of its pool");
+  }
+}
+
 // One whose regions were registered by another process is mostly of that process.
 void refuse_foreign(const RegionTable& regions) {
   if (any_registered(0, regions.ranges()).value_or(true)) return;
@@ -68,6 +92,7 @@ void protect(ServedTarget& served, const Range& range) {
   }
 }
 
+constexpr size_t kMostThreads = 1024;
 constexpr const char* kStopped = "the target was stopped: nobody serves it";
 
 std::string pages_text(uint64_t pages) {
@@ -93,6 +118,10 @@ EndingReport open_report(const ServedTarget& served, const std::string& reason) 
 Manager::Manager(const ManagerOptions& options) {
   if (options.handlers == 0)
     throw std::invalid_argument("handlers is 0; a manager needs at least one");
+  if (options.handlers > kMostThreads || options.fillers > kMostThreads) {
+    throw std::invalid_argument("a manager has at most " + std::to_string(kMostThreads) +
+                                " handlers and as many fillers");
+  }
   if (options.fillers == 0)
     throw std::invalid_argument("fillers is 0; a close that fills needs at least one");
   const auto places = placement(options);
@@ -147,6 +176,8 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   check_modes(uffd, table);
   if (served->living) look_at_living(served->target);
   if (options.registered && this_process) refuse_foreign(table);
+  if (options.registered) refuse_page_size(uffd, table);
+  if (!options.registered && !this_process) refuse_other_process(options.pid);
   if (!this_process) served->process = open_pidfd(options.pid);
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);
   if (!options.registered) register_regions(uffd, table);
@@ -173,6 +204,11 @@ void Manager::check_stop(const ServedTarget& served) {
         "stop() is for ending='keep-open'; this target ends by itself: call close()");
   }
   if (served.stage != Stage::serving) throw std::logic_error("the target is not served any more");
+  if (served.living) {
+    throw std::logic_error(
+        "stop() would lose what the target's events told, where its memory lies by now and what it "
+        "dropped: close it, or open its userfaultfd without event features");
+  }
 }
 
 void Manager::fill(ServedTarget& served) {

@@ -78,6 +78,7 @@ uint64_t Target::removed(const Range& range) {
       poisoned_.remove(region.range.intersection(range));
     }
     residency_.mark(run.first, run.end - run.first);
+    if (written_) written_->add(run.first, run.end - run.first);  // with zeros
   });
   return poisoned;
 }
