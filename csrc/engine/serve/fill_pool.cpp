@@ -97,13 +97,9 @@ void FillPool::run(size_t filler) {
     while (!has_work()) {
       if (jobs_.empty()) {
         work_.wait(lock);
-        continue;
+      } else {
+        await_late_sources(lock);
       }
-      // Fills that wait for late sources, which may never answer.
-      work_.wait_for(lock, kPauseBeforeExpiry);
-      lock.unlock();
-      fetchers_.expire();
-      lock.lock();
     }
     if (stopping_) return;
     const auto& [job, chunk] = *taken;
@@ -123,6 +119,20 @@ void FillPool::run(size_t filler) {
       work_.wait_for(lock, kPauseBeforeRetry, [this] { return stopping_; });
     }
   }
+}
+
+// Fills wait for late sources, which may never answer: now and then it is time to poison. A job is
+// held meanwhile, so that its target, and with that the fetchers, stay.
+void FillPool::await_late_sources(std::unique_lock<std::mutex>& lock) {
+  work_.wait_for(lock, kPauseBeforeExpiry);
+  if (stopping_ || jobs_.empty()) return;
+  const std::shared_ptr<Job> job = jobs_.front();
+  ++job->in_flight;
+  lock.unlock();
+  fetchers_.expire();
+  lock.lock();
+  --job->in_flight;
+  idle_.notify_all();
 }
 
 std::optional<std::pair<std::shared_ptr<FillPool::Job>, FillPool::Chunk>> FillPool::take() {

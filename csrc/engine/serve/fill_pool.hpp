@@ -57,6 +57,7 @@ class FillPool {
   std::optional<std::pair<std::shared_ptr<Job>, Chunk>> take();
   std::optional<Chunk> next_chunk(Job& job);
   Outcome fill(ServedTarget& served, const Chunk& chunk, Counters& counters);
+  void await_late_sources(std::unique_lock<std::mutex>& lock);
   static Outcome install(ServedTarget& served, const Chunk& chunk, Counters& counters);
   void put_back(Job& job, const Chunk& chunk, Outcome outcome);
   static void pass(ServedTarget& served);
