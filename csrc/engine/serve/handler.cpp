@@ -111,8 +111,8 @@ Handler::~Handler() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
+    notify();
   }
-  wake_.signal();
   thread_.join();
 }
 
@@ -127,13 +127,12 @@ void Handler::add(ServedTarget& served) {
   {
     const std::lock_guard lock(mutex_);
     served_.push_back(&served);
+    targets_.fetch_add(1, std::memory_order_relaxed);
+    notify();
   }
-  targets_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Handler::remove(ServedTarget& served) {
-  sys::epoll_remove(epoll_.get(), served.target.uffd().fd());
-  if (served.process) sys::epoll_remove(epoll_.get(), served.process.get());
   std::unique_lock lock(mutex_);
   to_remove_.push_back(&served);
   ask(lock);
@@ -163,39 +162,99 @@ void Handler::settle() {
   ask(lock);
 }
 
+void Handler::notify() {
+  wake_.signal();
+  if (reader_) reader_->interrupt();
+}
+
 void Handler::ask(std::unique_lock<std::mutex>& lock) {
   const uint64_t ticket = ++asked_;
-  wake_.signal();
+  notify();
   obeyed_.wait(lock, [&] { return answered_ >= ticket; });
 }
 
 void Handler::run() {
-  std::array<epoll_event, 16> events;
-  for (;;) {
-    const int retry_ms = retry_.timeout_ms();
-    const int timeout_ms = retry_ms >= 0 ? std::min(retry_ms, kWatchMs) : kWatchMs;
-    const int count =
-        sys::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
-    bool asked = false;
-    for (int i = 0; i < count; ++i) {
-      void* const data = events[static_cast<size_t>(i)].data.ptr;
-      if (!data) {
-        asked = true;
-      } else if (is_tagged(data)) {
-        watchdog_.check_life(untagged(data));
-      } else {
-        serve(*static_cast<ServedTarget*>(data));
-      }
-    }
-    if (count == 0 && timeout_ms == kWatchMs) watch();
-    if (children_.load(std::memory_order_relaxed) > 0) watch_children();
-    if (retry_ms >= 0) {
-      const uint64_t now = sys::monotonic_ns();
-      while (const auto entry = retry_.pop_due(now)) come_back(*entry);
-    }
-    // Last: what epoll_wait returned before may name a target that is to be removed.
-    if (asked && obey()) return;
+  SoleReader reader;
+  {
+    const std::lock_guard lock(mutex_);
+    reader_ = &reader;
   }
+  while (serve_all()) {
+    if (last_faulting_ && is_sole(*last_faulting_)) serve_alone(*last_faulting_);
+  }
+  const std::lock_guard lock(mutex_);
+  reader_ = nullptr;
+}
+
+bool Handler::serve_all() {
+  std::array<epoll_event, 16> events;
+  const int retry_ms = retry_.timeout_ms();
+  const int timeout_ms = retry_ms >= 0 ? std::min(retry_ms, kWatchMs) : kWatchMs;
+  const int count = await_events(events, timeout_ms);
+  bool asked = false;
+  for (const epoll_event& event :
+       std::span(events).first(static_cast<size_t>(std::max(count, 0)))) {
+    void* const data = event.data.ptr;
+    if (!data) {
+      asked = true;
+    } else if (is_tagged(data)) {
+      watchdog_.check_life(untagged(data));
+    } else {
+      serve(*static_cast<ServedTarget*>(data));
+    }
+  }
+  if (count == 0 && timeout_ms == kWatchMs) watch();
+  if (children_.load(std::memory_order_relaxed) > 0) watch_children();
+  if (retry_ms >= 0) {
+    const uint64_t now = sys::monotonic_ns();
+    while (const auto entry = retry_.pop_due(now)) come_back(*entry);
+  }
+  // Last: what epoll_wait returned before may name a target that is to be removed.
+  return !asked || !obey();
+}
+
+int Handler::await_events(std::span<epoll_event> events, int timeout_ms) {
+  const auto wait = [&](int milliseconds) {
+    return sys::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
+                           milliseconds);
+  };
+  if (last_faulting_) {
+    const int count = spinning_.spin([&] { return wait(0); });
+    if (count != 0) return count;
+    last_faulting_ = nullptr;
+  }
+  return wait(timeout_ms);
+}
+
+bool Handler::is_sole(const ServedTarget& served) const noexcept {
+  return targets_.load(std::memory_order_relaxed) == 1 && !served.living && retry_.empty();
+}
+
+void Handler::serve_alone(ServedTarget& served) {
+  const Userfaultfd& uffd = served.target.uffd();
+  if (!reader_->enter(uffd)) return;
+  sys::epoll_remove(epoll_.get(), uffd.fd());
+  bool busy = false;
+  while (retry_.empty()) {
+    const ssize_t count = await_messages();
+    if (count > 0) {
+      serve_messages(served, static_cast<size_t>(count));
+      busy = true;
+    } else if (count != -EINTR || !std::exchange(busy, false)) {
+      break;
+    }
+  }
+  reader_->leave();
+  sys::epoll_add(epoll_.get(), uffd.fd(), EPOLLIN | EPOLLET, &served);
+  last_faulting_ = nullptr;
+}
+
+ssize_t Handler::await_messages() {
+  const ssize_t count = spinning_.spin([this]() -> ssize_t {
+    const ssize_t found = reader_->try_read(messages_);
+    return found == -EAGAIN ? 0 : found;
+  });
+  return count > 0 ? count : reader_->read(messages_);
 }
 
 void Handler::come_back(const RetryQueue::Entry& entry) {
@@ -237,13 +296,17 @@ void Handler::serve(ServedTarget& served) {
 size_t Handler::serve_batch(ServedTarget& served) {
   const ssize_t count = read(served);
   if (count <= 0) return 0;
-  const auto read = static_cast<size_t>(count);
+  serve_messages(served, static_cast<size_t>(count));
+  return static_cast<size_t>(count);
+}
+
+void Handler::serve_messages(ServedTarget& served, size_t count) {
   served.handler_counters.add(Count::reads);
   served.in_service.store(true, std::memory_order_relaxed);
-  resolve(served, std::span(messages_).first(read));
+  resolve(served, std::span(messages_).first(count));
   served.in_service.store(false, std::memory_order_relaxed);
+  last_faulting_ = &served;
   ends_.announce_if_settled(served);
-  return read;
 }
 
 ssize_t Handler::read(ServedTarget& served) {
@@ -412,7 +475,11 @@ bool Handler::obey() {
   wake_.drain();
   if (!spare_) spare_ = spare_descriptor();
   const std::lock_guard lock(mutex_);
+  reader_->resume();
+  if (!to_remove_.empty()) last_faulting_ = nullptr;
   for (ServedTarget* served : to_remove_) {
+    sys::epoll_remove(epoll_.get(), served->target.uffd().fd());
+    if (served->process) sys::epoll_remove(epoll_.get(), served->process.get());
     retry_.forget(*served);
     std::erase(served_, served);
     if (is_fork_child(*served)) children_.fetch_sub(1, std::memory_order_relaxed);

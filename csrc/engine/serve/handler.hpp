@@ -20,6 +20,8 @@
 #include "engine/serve/installer.hpp"
 #include "engine/serve/retry_queue.hpp"
 #include "engine/serve/roster.hpp"
+#include "engine/serve/sole_reader.hpp"
+#include "engine/serve/spinning.hpp"
 #include "engine/serve/watchdog.hpp"
 
 namespace uffd {
@@ -46,9 +48,18 @@ class Handler {
   static constexpr size_t kBatch = 64;
 
   void run();
+  // Waits for events of any target and serves them; false when the thread is to stop.
+  bool serve_all();
+  int await_events(std::span<epoll_event> events, int timeout_ms);
+  // Whether this target, whose faults come one after another, can be served alone.
+  bool is_sole(const ServedTarget& served) const noexcept;
+  // Serves it until its faults cease for a while, or something else is wanted of this thread.
+  void serve_alone(ServedTarget& served);
+  ssize_t await_messages();
   void serve(ServedTarget& served);
   // Reads a batch and resolves its faults; how many messages there were.
   size_t serve_batch(ServedTarget& served);
+  void serve_messages(ServedTarget& served, size_t count);
   ssize_t read(ServedTarget& served);
   // After a FORK event for which there was no descriptor; whether there is one now.
   bool make_room();
@@ -66,6 +77,8 @@ class Handler {
   void watch();
   // Looks at fork children: of their death nothing tells but this.
   void watch_children();
+  // Has the thread look at what was changed under the mutex.
+  void notify();
   void ask(std::unique_lock<std::mutex>& lock);
   // Forgets the targets that are to be removed; true when the thread is to stop.
   bool obey();
@@ -81,8 +94,10 @@ class Handler {
   std::array<uint64_t, kBatch> keys_;
   RetryQueue retry_;
   Watchdog watchdog_;
-  std::atomic<size_t> children_{0};  // fork children among its targets
-  uint64_t watch_children_at_ = 0;   // by CLOCK_MONOTONIC; the thread's
+  Spinning spinning_;
+  ServedTarget* last_faulting_ = nullptr;  // whose faults were served last; the thread's
+  std::atomic<size_t> children_{0};        // fork children among its targets
+  uint64_t watch_children_at_ = 0;         // by CLOCK_MONOTONIC; the thread's
   std::atomic<size_t> targets_{0};
 
   std::mutex mutex_;
@@ -92,6 +107,7 @@ class Handler {
   uint64_t asked_ = 0;     // how often the thread was asked to obey
   uint64_t answered_ = 0;  // up to which of these it did
   bool stopping_ = false;
+  SoleReader* reader_ = nullptr;  // the thread's, while it runs
 
   std::thread thread_;  // last: it runs on all of the above
 };

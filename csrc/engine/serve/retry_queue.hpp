@@ -46,6 +46,8 @@ class RetryQueue {
     std::push_heap(entries_.begin(), entries_.end(), later);
   }
 
+  bool empty() const noexcept { return entries_.empty(); }
+
   // For epoll_wait: -1 when there is nothing to come back to, else the time until that.
   int timeout_ms() const noexcept {
     if (entries_.empty()) return -1;

@@ -1,0 +1,46 @@
+// Waits for the messages of a handler's only target inside read(2), which takes one system call
+// less for each fault than to wait for any of several; whoever wants something of the handler ends
+// the wait at once.
+//
+// One thread, the owner, calls everything but interrupt(). The userfaultfd's O_NONBLOCK is off from
+// enter() to leave().
+#pragma once
+
+#include <chrono>
+#include <mutex>
+#include <span>
+
+#include "engine/linux/thread_interrupt.hpp"
+#include "engine/linux/userfaultfd.hpp"
+
+namespace uffd {
+
+class SoleReader {
+ public:
+  // How long nobody need fault until a wait ends by itself, or twice that.
+  static constexpr std::chrono::milliseconds kQuiet{50};
+
+  // False where it was interrupted since the last resume(), or cannot be: then wait otherwise.
+  bool enter(const Userfaultfd& uffd);
+  void leave();
+  // Interrupts that came until now are obeyed.
+  void resume();
+
+  // Like Userfaultfd::read, but waits; -EINTR or -EAGAIN when interrupted, or it is quiet.
+  ssize_t read(std::span<uffd_msg> messages) noexcept;
+  // Like Userfaultfd::read. -EOPNOTSUPP on kernels before 6.10.
+  ssize_t try_read(std::span<uffd_msg> messages) const noexcept;
+
+  // Any thread, any time.
+  void interrupt();
+
+ private:
+  bool make_blocking(bool blocking) noexcept;
+
+  ThreadInterrupt thread_;
+  std::mutex mutex_;
+  const Userfaultfd* uffd_ = nullptr;  // between enter() and leave()
+  bool interrupted_ = false;
+};
+
+}  // namespace uffd
