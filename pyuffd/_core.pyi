@@ -411,7 +411,7 @@ class Manager:
         *,
         pid: int,
         ending: str,
-        fault_around: int,
+        fault_around: int | None,
         verify: bool,
     ) -> Target: ...
 

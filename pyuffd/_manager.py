@@ -12,9 +12,6 @@ from pyuffd._target import Target
 
 Ending = Literal["auto", "early-close", "unregister", "keep-open"]
 
-# "auto" until it learns.
-_AUTO_FAULT_AROUND = 16
-
 
 class Manager:
     """Handlers and fillers that serve many targets.
@@ -106,7 +103,8 @@ def serve(
         pid: The target's process; None is this one.
         ending: How to let go: ``"early-close"``, ``"unregister"``, ``"keep-open"``, or ``"auto"``, which is the early
             close where this kernel and this target make it safe, else unregister.
-        fault_around: How many pages around a fault are installed with it, 1 for none; ``"auto"`` is 16.
+        fault_around: How many pages around a fault are installed with it, 1 for none; ``"auto"`` learns it: up to 512
+            for faults that walk through memory, 1 for those that do not.
         fillers: Threads that fill in the background.
         cpus: Holds the handler, and then the fillers, to one of these CPUs each, in turn; None leaves them free.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
@@ -138,12 +136,11 @@ def add_target(
     """Serve a target with this manager; the arguments are those of ``serve()``."""
     if pid is not None and operator.index(pid) <= 0:
         raise ValueError(f"pid is {pid}; give that of the target, or None for this process")
-    window = _AUTO_FAULT_AROUND if fault_around == "auto" else fault_around
     return manager.add(
         uffd,
         list(regions),
         pid=os.getpid() if pid is None else pid,
         ending=ending,
-        fault_around=window,
+        fault_around=None if fault_around == "auto" else fault_around,
         verify=verify,
     )

@@ -68,12 +68,22 @@ def test_fault_around(fault_around: Any) -> None:
     with memory.serve(fault_around=fault_around) as target:
         memory.touch(40, 1)
         until(lambda: target.missing_pages < 64)
-        window = 16 if fault_around == "auto" else fault_around
+        window = 1 if fault_around == "auto" else fault_around
         installed = 64 - target.missing_pages
         # Windows are aligned to addresses, so the region's ends may cut one.
         assert installed == 1 if window == 1 else 1 <= installed <= min(window, 64)
         memory.touch()
     assert memory.states() == ["right"] * 64
+
+
+@pytest.mark.parametrize("order", ["sequential", "random"])
+def test_fault_around_learns_from_walks(order: str) -> None:
+    memory = Managed(pages=2048)
+    with memory.serve() as target:
+        memory.touch(order=order)
+        faults = target.stats().faults
+    assert faults < 100 if order == "sequential" else faults > 700
+    assert memory.states() == ["right"] * 2048
 
 
 @pytest.mark.parametrize("fillers", [1, 2, 4])

@@ -93,8 +93,10 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
   TargetOptions options;
   options.pid = pid;
   options.ending = choose("ending", ending, kEndings);
-  const uint64_t window = unsigned_argument(fault_around, "fault_around");
-  options.fault_around = static_cast<uint32_t>(std::min<uint64_t>(window, UINT32_MAX));
+  if (!fault_around.is_none()) {
+    const uint64_t window = unsigned_argument(fault_around, "fault_around");
+    options.fault_around = static_cast<uint32_t>(std::min<uint64_t>(window, UINT32_MAX));
+  }
   options.registered = uffd_handle.registered_by_sender();
   options.verify = verify;
   const std::shared_ptr<Manager> manager = handle.manager.get();

@@ -13,10 +13,14 @@ struct Run {
 };
 
 // The missing pages around page that its fault-around window admits.
-Run window_around(const ServedTarget& served, const Region& region, uint64_t page) noexcept {
-  const uint64_t window = served.fault_around;
-  if (window == 1) return {page, page + 1, 1};
+Run window_around(ServedTarget& served, const Region& region, uint64_t page) noexcept {
   const Residency& residency = served.target.residency();
+  if (!served.fault_around) {
+    const PageRun run = served.streams.window(residency, region, page);
+    return {run.first, run.end, 1};
+  }
+  const uint64_t window = *served.fault_around;
+  if (window == 1) return {page, page + 1, 1};
   const uint64_t number = region.address_of(page) / region.page_size;
   const uint64_t before = std::min(number % window, page - region.first_page);
   const uint64_t after = std::min(window - number % window, region.end_page() - page);
@@ -38,8 +42,7 @@ uint64_t address_of(uint64_t key) noexcept {
 
 // Widens the run over faults of the same kind that adjoin it, up to a length that keeps no fault
 // waiting for long.
-Run coalesce(const ServedTarget& served, const Region& region,
-             std::span<const uint64_t> keys) noexcept {
+Run coalesce(ServedTarget& served, const Region& region, std::span<const uint64_t> keys) noexcept {
   constexpr uint64_t longest = 64;
   Run run = window_around(served, region, region.page_at(address_of(keys[0])));
   for (; run.covered < keys.size() && keys[run.covered] < region.range.end(); ++run.covered) {
@@ -390,6 +393,10 @@ size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys
     }
     outcome = installer.install(*region, run.first, run.end);
     covered = run.covered;
+    // Of a batch with one run, that took as long as the install.
+    if (!served.fault_around && covered == keys.size())
+      served.streams.learn_speed((run.end - run.first) * region->page_size,
+                                 sys::monotonic_ns() - read_at);
   }
   conclude(served, outcome, keys.first(covered), read_at);
   return covered;

@@ -163,7 +163,7 @@ void Manager::leave(ServedTarget& served) {
 std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region> regions,
                                            const TargetOptions& options) {
   refuse_features(uffd.features());
-  if (options.fault_around == 0)
+  if (options.fault_around == 0u)
     throw std::invalid_argument("fault_around is 0 pages; it must be at least 1");
   if (options.pid != 0) refuse_pid(options.pid);
   const bool this_process = options.pid == 0 || options.pid == ::getpid();

@@ -38,8 +38,8 @@ struct ManagerOptions {
 struct TargetOptions {
   pid_t pid = 0;  // 0, or this process's own: this process
   Ending ending = Ending::automatic;
-  uint32_t fault_around = 16;  // pages
-  bool registered = false;     // by its sender
+  std::optional<uint32_t> fault_around = {};  // pages; empty: it learns
+  bool registered = false;                    // by its sender
   bool verify = true;
 };
 

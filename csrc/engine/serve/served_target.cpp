@@ -19,8 +19,8 @@ std::shared_ptr<LocalMemory> local_memory_of(const ServedTarget& served) {
 
 }  // namespace
 
-ServedTarget::ServedTarget(RegionTable regions, pid_t pid, Ending how, uint32_t window, bool look,
-                           size_t fillers)
+ServedTarget::ServedTarget(RegionTable regions, pid_t pid, Ending how,
+                           std::optional<uint32_t> window, bool look, size_t fillers)
     : target(std::move(regions), pid),
       id(next_id()),
       ending(how),

@@ -17,6 +17,7 @@
 #include "engine/ending/ending.hpp"
 #include "engine/linux/fd.hpp"
 #include "engine/serve/event_gate.hpp"
+#include "engine/serve/fault_streams.hpp"
 #include "engine/serve/local_memory.hpp"
 #include "engine/serve/stats.hpp"
 #include "engine/target/target.hpp"
@@ -32,8 +33,8 @@ enum class Stage {
 };
 
 struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
-  ServedTarget(RegionTable regions, pid_t pid, Ending how, uint32_t window, bool look,
-               size_t fillers);
+  ServedTarget(RegionTable regions, pid_t pid, Ending how, std::optional<uint32_t> window,
+               bool look, size_t fillers);
   // A fork child's, which goes on as its parent.
   ServedTarget(const ServedTarget& forker, Userfaultfd uffd);
 
@@ -52,9 +53,9 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   Target target;
   const uint64_t id;
   const Ending ending;
-  const uint32_t fault_around;  // pages
-  const bool verify;            // look at smaps after the ending
-  bool living = false;          // it has event features; constant once it is served
+  const std::optional<uint32_t> fault_around;  // pages; empty: it learns
+  const bool verify;                           // look at smaps after the ending
+  bool living = false;                         // it has event features; constant once it is served
   mutable EventGate gate;
 
   std::weak_ptr<ServedTarget> parent;     // of a fork child
@@ -62,6 +63,7 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   Fd process;                             // of another process, as a pidfd; the same
   Counters handler_counters;              // the handler's; once that has let go, the ender's
   LatencyHistogram latency;               // the handler's
+  FaultStreams streams;                   // the handler's
   Counters ender_counters;                // the ender's
   std::vector<Counters> filler_counters;  // one each
 
