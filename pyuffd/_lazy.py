@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pyuffd import _core
 from pyuffd._core import Mapping, Region, Source, Userfaultfd
-from pyuffd._manager import add_target
+from pyuffd._manager import add_target, make_core
 from pyuffd._target import Target
 
 
@@ -41,7 +41,7 @@ def _shared_manager() -> _core.Manager:
     """One manager for all lazy arrays of this process."""
     global _manager
     if _manager is None:
-        _manager = _core.Manager(handlers=1, fillers=1, cpus=[])
+        _manager = make_core(1, 1, "auto", None)
     return _manager
 
 
@@ -110,7 +110,7 @@ def _lazy_memory(source: Source, length: int) -> _LazyMemory:
     if managed > 0:
         uffd = Userfaultfd(user_mode_only=None)
         region = Region(mapping.address, managed, source)
-        core = add_target(_shared_manager(), uffd, [region], None, "auto", "auto", verify=False)
+        core = add_target(_shared_manager(), uffd, [region], None, "auto", "auto", None, verify=False)
         target = Target(core, owns_manager=False, owns_memory=True)
     return _LazyMemory(mapping, target, length)
 

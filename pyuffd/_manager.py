@@ -1,16 +1,19 @@
 """Managers: the threads that serve targets."""
 
+import errno
 import operator
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
-from pyuffd import _core
+from pyuffd import _core, _watcher
 from pyuffd._core import Region, Userfaultfd
 from pyuffd._target import Target
 
 Ending = Literal["auto", "early-close", "unregister", "keep-open"]
+Placement = Literal["auto", "adopt", "free"] | Sequence[int]
 
 
 class Manager:
@@ -23,13 +26,21 @@ class Manager:
         handlers: Threads that serve faults; a target has one of them, the least busy when it is added.
         fillers: Threads that fill in the background.
         cpus: Holds handlers, and then fillers, to one of these CPUs each, in turn; None leaves them free.
+        placement: See ``serve()``.
 
     Raises:
-        ValueError: No handler, no filler, or a CPU that this process may not use.
+        ValueError: No handler, no filler, a CPU that this process may not use, or a placement that cannot be.
     """
 
-    def __init__(self, handlers: int = 2, fillers: int = 1, cpus: Sequence[int] | None = None) -> None:
-        self._core = _core.Manager(handlers=handlers, fillers=fillers, cpus=list(cpus or ()))
+    def __init__(
+        self,
+        handlers: int = 2,
+        fillers: int = 1,
+        cpus: Sequence[int] | None = None,
+        *,
+        placement: Placement = "auto",
+    ) -> None:
+        self._core = make_core(handlers, fillers, placement, cpus)
         self._targets: list[Target] = []
         self._closed = False
 
@@ -41,6 +52,7 @@ class Manager:
         pid: int | None = None,
         ending: Ending = "auto",
         fault_around: int | Literal["auto"] = "auto",
+        idle: Literal["awake"] | None = None,
         verify: bool = True,
     ) -> Target:
         """Serve a target from now on; see ``serve()``.
@@ -50,7 +62,8 @@ class Manager:
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
-        target = Target(add_target(self._core, uffd, regions, pid, ending, fault_around, verify), owns_manager=False)
+        core = add_target(self._core, uffd, regions, pid, ending, fault_around, idle, verify)
+        target = Target(core, owns_manager=False)
         self._targets = [other for other in self._targets if not other.ended]
         self._targets.append(target)
         return target
@@ -91,6 +104,8 @@ def serve(
     fault_around: int | Literal["auto"] = "auto",
     fillers: int = 1,
     cpus: Sequence[int] | None = None,
+    placement: Placement = "auto",
+    idle: Literal["awake"] | None = None,
     verify: bool = True,
 ) -> Target:
     """Serve the faults of one target with a manager of its own, from now on.
@@ -107,6 +122,12 @@ def serve(
             for faults that walk through memory, 1 for those that do not.
         fillers: Threads that fill in the background.
         cpus: Holds the handler, and then the fillers, to one of these CPUs each, in turn; None leaves them free.
+        placement: ``"auto"`` touches no thread of the target. ``"adopt"`` holds the handler on one CPU, and with it
+            every thread of the target that faults, as long as that pays (``Stats``): a fault takes a fifth of the time
+            then. Their affinity masks are given back at the ending, and if this process is killed. It needs
+            ``Feature.THREAD_ID``. ``"free"`` leaves all to the scheduler; CPUs hold the handlers to them in turn.
+        idle: ``"awake"`` holds /dev/cpu_dma_latency at 0 as long as the target is served, so that idle CPUs wake up
+            sooner; it costs power.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:
@@ -119,9 +140,33 @@ def serve(
         OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY).
         UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region.
     """
-    manager = _core.Manager(handlers=1, fillers=fillers, cpus=list(cpus or ()))
-    core = add_target(manager, uffd, regions, pid, ending, fault_around, verify)
+    manager = make_core(1, fillers, placement, cpus)
+    core = add_target(manager, uffd, regions, pid, ending, fault_around, idle, verify)
     return Target(core, owns_manager=True)
+
+
+def make_core(handlers: int, fillers: int, placement: Placement, cpus: Sequence[int] | None) -> _core.Manager:
+    """Make the manager of the engine; the arguments are those of ``Manager``."""
+    if isinstance(placement, str):
+        if placement == "free" and cpus:
+            raise ValueError(
+                f"placement 'free' leaves threads to the scheduler, but cpus is {cpus!r}: give one of them"
+            )
+        kind: str = placement
+        chosen = list(cpus or ())
+    else:
+        if cpus:
+            raise ValueError(f"placement is {placement!r} and cpus is {cpus!r}: give one of them")
+        kind, chosen = "fixed", [operator.index(cpu) for cpu in placement]
+        if not chosen:
+            raise ValueError("placement is an empty list: name a CPU, or give 'auto', 'adopt' or 'free'")
+    if kind == "adopt" and not sys.executable:
+        raise _core.UnsupportedError(
+            errno.ENOSYS,
+            "placement 'adopt' runs a watcher with sys.executable, which is not set: give placement 'auto'",
+        )
+    watcher = [sys.executable, "-I", "-S", _watcher.__file__, _core.__file__] if kind == "adopt" else []
+    return _core.Manager(handlers=handlers, fillers=fillers, placement=kind, cpus=chosen, watcher=watcher)
 
 
 def add_target(
@@ -131,11 +176,14 @@ def add_target(
     pid: int | None,
     ending: Ending,
     fault_around: int | Literal["auto"],
+    idle: Literal["awake"] | None,
     verify: bool,
 ) -> _core.Target:
     """Serve a target with this manager; the arguments are those of ``serve()``."""
     if pid is not None and operator.index(pid) <= 0:
         raise ValueError(f"pid is {pid}; give that of the target, or None for this process")
+    if idle not in ("awake", None):
+        raise ValueError(f"idle is {idle!r}; it must be 'awake' or None")
     return manager.add(
         uffd,
         list(regions),
@@ -143,4 +191,5 @@ def add_target(
         ending=ending,
         fault_around=None if fault_around == "auto" else fault_around,
         verify=verify,
+        awake=idle == "awake",
     )

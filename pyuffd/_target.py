@@ -80,6 +80,12 @@ class Stats:
         lost_wakes: Threads that slept for a second while nobody was going to wake them: their message had been read by
             somebody else, or a wake-up went astray. They were woken.
         failed: Pages that could be neither supplied nor poisoned; their touchers sleep.
+        placement: Where the handler runs, and what is done about the target's threads.
+        adopted: How often a thread of the target was put on the handler's CPU (placement "adopt").
+        held: Threads of the target that are held there now.
+        releases: How often all of them were let go because it did not pay: because the CPU time that they took, times
+            ``1 - 1 / min(threads, CPUs)``, was more than what it saved, 20 us a fault divided by the threads, over 50
+            ms. They are taken again when it is less than half of that.
         latency: uint64 counts per bucket: from the read of a fault's message until its page was installed.
         latency_bounds: uint64 lower bounds of those buckets, in nanoseconds.
     """
@@ -107,6 +113,10 @@ class Stats:
     poisoned: int
     lost_wakes: int
     failed: int
+    placement: str
+    adopted: int
+    held: int
+    releases: int
     latency: npt.NDArray[np.uint64] = field(repr=False)
     latency_bounds: npt.NDArray[np.uint64] = field(repr=False)
 

@@ -78,10 +78,19 @@ void check_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
+const Choices<Placement> kPlacements{{"auto", Placement::automatic},
+                                     {"adopt", Placement::adopt},
+                                     {"free", Placement::free},
+                                     {"fixed", Placement::fixed}};
+
 std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py::object& fillers,
-                                            std::vector<int> cpus) {
-  ManagerOptions options{unsigned_argument(handlers, "handlers"),
-                         unsigned_argument(fillers, "fillers"), std::move(cpus)};
+                                            const std::string& placement, std::vector<int> cpus,
+                                            std::vector<std::string> watcher) {
+  ManagerOptions options;
+  options.handlers = unsigned_argument(handlers, "handlers");
+  options.fillers = unsigned_argument(fillers, "fillers");
+  options.placement = {choose("placement", placement, kPlacements), std::move(cpus)};
+  options.watcher = std::move(watcher);
   auto manager = without_gil([&] { return std::make_shared<Manager>(options); });
   return std::unique_ptr<ManagerHandle>(new ManagerHandle{OwnedByProcess(std::move(manager))});
 }
@@ -89,8 +98,9 @@ std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py
 std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle& uffd_handle,
                                   const std::vector<Region>& regions, pid_t pid,
                                   const std::string& ending, const py::object& fault_around,
-                                  bool verify) {
+                                  bool verify, bool awake) {
   TargetOptions options;
+  options.awake = awake;
   options.pid = pid;
   options.ending = choose("ending", ending, kEndings);
   if (!fault_around.is_none()) {
@@ -155,11 +165,25 @@ const Choices<Count> kCounts{{"faults", Count::faults},
                              {"lost_wakes", Count::lost_wakes},
                              {"failed", Count::failed}};
 
+std::string placement_text(const ServedTarget& served) {
+  std::string text = "free";
+  if (const auto cpu = served.handler_cpu) {
+    text = served.adoption ? "adopt: handler and threads on CPU " : "handler on CPU ";
+    text += std::to_string(cpu->number());
+  }
+  return served.kept_awake ? text + ", idle CPUs kept awake" : text;
+}
+
 py::dict stats(const TargetHandle& handle) {
   const Stats stats = collect_stats(*handle.served);
   py::dict result;
   for (const auto& [name, which] : kCounts)
     result[name.c_str()] = stats.counts[static_cast<size_t>(which)];
+  result["placement"] = placement_text(*handle.served);
+  const Adoption* const adoption = handle.served->adoption.get();
+  result["adopted"] = adoption ? adoption->adopted() : 0;
+  result["held"] = adoption ? adoption->held() : 0;
+  result["releases"] = adoption ? adoption->releases() : 0;
   result["latency"] =
       py::array_t<uint64_t>(static_cast<py::ssize_t>(stats.latency.size()), stats.latency.data());
   return result;
@@ -205,9 +229,10 @@ void bind_manager(py::module_& m) {
                              [](const EndingReport& report) { return pairs(report.poisoned); });
 
   py::class_<ManagerHandle>(m, "Manager")
-      .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "cpus"_a)
+      .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "placement"_a,
+           "cpus"_a, "watcher"_a)
       .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
-           "verify"_a);
+           "verify"_a, "awake"_a);
 
   py::class_<TargetHandle>(m, "Target")
       .def("fill",
@@ -254,6 +279,12 @@ void bind_manager(py::module_& m) {
       .def_property_readonly(
           "ended", [](const TargetHandle& handle) { return handle.served->stage == Stage::ended; });
   m.def("latency_bounds", &latency_bounds);
+  m.def(
+      "watch_adoptions",
+      [](int process, int ledger, int done, int ready) {
+        without_gil([&] { watch_adoptions(Fd(process), Fd(ledger), Fd(done), Fd(ready)); });
+      },
+      "process"_a, "ledger"_a, "done"_a, "ready"_a);
 }
 
 }  // namespace uffd::bindings

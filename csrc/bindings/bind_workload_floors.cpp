@@ -1,5 +1,5 @@
 #include "bindings/bind_workload.hpp"
-#include "workload/dma_latency.hpp"
+#include "engine/linux/dma_latency.hpp"
 #include "workload/floor.hpp"
 
 namespace uffd::workload {

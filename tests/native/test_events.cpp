@@ -266,7 +266,7 @@ TEST_SUITE("events") {
     for (unsigned seed = 0; seed < 10; ++seed) {
       const Memory memory(kPages, seed);
       const Memory room(2 * kPages);
-      Manager manager({.handlers = 1, .fillers = 2, .cpus = {}});
+      Manager manager({.handlers = 1, .fillers = 2});
       auto served = add_living(manager, {memory.region()}, {.fault_around = 1 + seed});
       std::atomic<unsigned> wrong{0};
       std::vector<std::thread> crew;

@@ -189,7 +189,7 @@ TEST_SUITE("injection") {
             return std::optional<int>();
         }
       });
-      Manager manager({.handlers = 1, .fillers = 2, .cpus = {}});
+      Manager manager({.handlers = 1, .fillers = 2});
       auto served = add(manager, {memory.region()}, {.fault_around = 1 + seed % 16});
       std::atomic<unsigned> wrong{0};
       std::vector<std::thread> crew;

@@ -78,7 +78,7 @@ TEST_SUITE("serve") {
     for (const size_t handlers : {1, 2}) {
       std::vector<std::unique_ptr<Memory>> memories;
       std::vector<const Memory*> all;
-      Manager manager({.handlers = handlers, .fillers = 1, .cpus = {}});
+      Manager manager({.handlers = handlers, .fillers = 1});
       std::vector<std::shared_ptr<ServedTarget>> targets;
       for (uint64_t i = 0; i < 5; ++i) {
         memories.push_back(std::make_unique<Memory>(40, i));
@@ -126,7 +126,7 @@ TEST_SUITE("serve") {
   TEST_CASE("a fill supplies everything, with one filler and with two") {
     for (const size_t fillers : {1, 2}) {
       const Memory memory(1000);
-      Manager manager({.handlers = 1, .fillers = fillers, .cpus = {}});
+      Manager manager({.handlers = 1, .fillers = fillers});
       auto served = add(manager, {memory.region()});
       manager.fill(*served);
       manager.fill(*served);  // again, while it is under way
@@ -139,7 +139,7 @@ TEST_SUITE("serve") {
 
   TEST_CASE("a fill and touches meet, and every byte is right") {
     const Memory memory(2000);
-    Manager manager({.handlers = 1, .fillers = 2, .cpus = {}});
+    Manager manager({.handlers = 1, .fillers = 2});
     auto served = add(manager, {memory.region()});
     manager.fill(*served);
     CHECK(touch_all({&memory}, 4, 2000) == 0);
@@ -254,7 +254,7 @@ TEST_SUITE("serve") {
   }
 
   TEST_CASE("fills that race with endings") {
-    Manager manager({.handlers = 1, .fillers = 2, .cpus = {}});
+    Manager manager({.handlers = 1, .fillers = 2});
     for (int round = 0; round < 100; ++round) {
       const Memory memory(200);
       auto served = add(manager, {memory.region()}, {.verify = false});
@@ -283,10 +283,11 @@ TEST_SUITE("serve") {
     Userfaultfd sigbus = open_uffd(UFFD_FEATURE_SIGBUS);
     CHECK_THROWS_WITH_AS(manager.add(sigbus, {memory.region()}, {}), doctest::Contains("SIGBUS"),
                          std::invalid_argument);
-    CHECK_THROWS_AS(Manager({.handlers = 0, .fillers = 1, .cpus = {}}), std::invalid_argument);
-    CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 0, .cpus = {}}), std::invalid_argument);
-    CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 1, .cpus = {CPU_SETSIZE}}),
-                    std::invalid_argument);
+    CHECK_THROWS_AS(Manager({.handlers = 0, .fillers = 1}), std::invalid_argument);
+    CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 0}), std::invalid_argument);
+    CHECK_THROWS_AS(
+        Manager({.handlers = 1, .fillers = 1, .placement = {Placement::fixed, {CPU_SETSIZE}}}),
+        std::invalid_argument);
     const Range range{memory.at(0), 2 * page()};
     CHECK(any_registered(0, std::span(&range, 1)) == false);
     auto served = manager.add(uffd, {memory.region()}, {});

@@ -152,6 +152,8 @@ void Ender::detach(ServedTarget& served) {
   served.handler->remove(served);
   fillers_.remove(served);
   fetchers_.remove(served);
+  if (served.adoption) served.adoption->let_go();
+  served.awake.reset();
 }
 
 void Ender::release_local_memory(ServedTarget& served) {

@@ -57,6 +57,7 @@ Run coalesce(ServedTarget& served, const Region& region, std::span<const uint64_
   return run;
 }
 
+constexpr int kReviewMs = Adoption::kReviewNs / 1'000'000;
 constexpr int kWatchMs = static_cast<int>(Watchdog::kPause.count());
 
 // What epoll returns for a target's process is its address with this bit: its userfaultfd has the
@@ -98,7 +99,8 @@ bool is_fork_child(const ServedTarget& served) noexcept {
 
 Handler::Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends, FillPool& fillers,
                  FetchPool& fetchers, Roster& roster)
-    : ends_(ends),
+    : cpu_(cpu),
+      ends_(ends),
       fillers_(fillers),
       fetchers_(fetchers),
       roster_(roster),
@@ -130,6 +132,7 @@ void Handler::add(ServedTarget& served) {
   {
     const std::lock_guard lock(mutex_);
     served_.push_back(&served);
+    if (served.adoption) adopting_.fetch_add(1, std::memory_order_relaxed);
     targets_.fetch_add(1, std::memory_order_relaxed);
     notify();
   }
@@ -192,7 +195,8 @@ void Handler::run() {
 bool Handler::serve_all() {
   std::array<epoll_event, 16> events;
   const int retry_ms = retry_.timeout_ms();
-  const int timeout_ms = retry_ms >= 0 ? std::min(retry_ms, kWatchMs) : kWatchMs;
+  const int watch_ms = holds_threads_ ? kReviewMs : kWatchMs;
+  const int timeout_ms = retry_ms >= 0 ? std::min(retry_ms, watch_ms) : watch_ms;
   const int count = await_events(events, timeout_ms);
   bool asked = false;
   for (const epoll_event& event :
@@ -207,6 +211,7 @@ bool Handler::serve_all() {
     }
   }
   if (count == 0 && timeout_ms == kWatchMs) watch();
+  if (adopting_.load(std::memory_order_relaxed) > 0) review_adoptions();
   if (children_.load(std::memory_order_relaxed) > 0) watch_children();
   if (retry_ms >= 0) {
     const uint64_t now = sys::monotonic_ns();
@@ -356,6 +361,7 @@ void Handler::resolve(ServedTarget& served, std::span<const uffd_msg> messages) 
     write += (key & UFFD_PAGEFAULT_FLAG_WP) != 0;
     keys_[count++] = key;
   }
+  if (served.adoption) served.adoption->see(messages, read_at);
   served.handler_counters.add(Count::faults, count);
   if (minor) served.handler_counters.add(Count::minor_faults, minor);
   if (write) served.handler_counters.add(Count::write_faults, write);
@@ -467,6 +473,17 @@ void Handler::watch() {
   }
 }
 
+void Handler::review_adoptions() {
+  const uint64_t now = sys::monotonic_ns();
+  holds_threads_ = false;
+  const std::lock_guard lock(mutex_);
+  for (ServedTarget* served : served_) {
+    if (!served->adoption) continue;
+    served->adoption->review_when_due(now);
+    holds_threads_ = holds_threads_ || served->adoption->held() > 0;
+  }
+}
+
 void Handler::watch_children() {
   const uint64_t now = sys::monotonic_ns();
   if (now < watch_children_at_) return;
@@ -489,6 +506,7 @@ bool Handler::obey() {
     if (served->process) sys::epoll_remove(epoll_.get(), served->process.get());
     retry_.forget(*served);
     std::erase(served_, served);
+    if (served->adoption) adopting_.fetch_sub(1, std::memory_order_relaxed);
     if (is_fork_child(*served)) children_.fetch_sub(1, std::memory_order_relaxed);
   }
   to_remove_.clear();

@@ -42,6 +42,7 @@ class Handler {
   // Returns when every page that was installed before the call is marked.
   void settle();
 
+  const std::optional<Cpu>& cpu() const noexcept { return cpu_; }
   size_t targets() const noexcept { return targets_.load(std::memory_order_relaxed); }
 
  private:
@@ -75,6 +76,8 @@ class Handler {
   void come_back(const RetryQueue::Entry& entry);
   bool serves(const ServedTarget& served);
   void watch();
+  // Has adopted threads let go of where they do not fault any more.
+  void review_adoptions();
   // Looks at fork children: of their death nothing tells but this.
   void watch_children();
   // Has the thread look at what was changed under the mutex.
@@ -83,6 +86,7 @@ class Handler {
   // Forgets the targets that are to be removed; true when the thread is to stop.
   bool obey();
 
+  const std::optional<Cpu> cpu_;
   EndQueue& ends_;
   FillPool& fillers_;
   FetchPool& fetchers_;
@@ -95,7 +99,9 @@ class Handler {
   RetryQueue retry_;
   Watchdog watchdog_;
   Spinning spinning_;
+  bool holds_threads_ = false;             // of some target; the thread's
   ServedTarget* last_faulting_ = nullptr;  // whose faults were served last; the thread's
+  std::atomic<size_t> adopting_{0};        // of its targets, those that adopt threads
   std::atomic<size_t> children_{0};        // fork children among its targets
   uint64_t watch_children_at_ = 0;         // by CLOCK_MONOTONIC; the thread's
   std::atomic<size_t> targets_{0};

@@ -12,19 +12,18 @@
 namespace uffd {
 namespace {
 
-std::vector<std::optional<Cpu>> placement(const ManagerOptions& options) {
-  std::vector<std::optional<Cpu>> places(options.handlers + options.fillers);
-  for (size_t i = 0; i < places.size() && !options.cpus.empty(); ++i) {
-    places[i] = Cpu(options.cpus[i % options.cpus.size()]);
-  }
-  return places;
-}
-
 void refuse_features(uint64_t features) {
   if (features & UFFD_FEATURE_SIGBUS) {
     throw std::invalid_argument(
         "this userfaultfd has the feature SIGBUS, so its faults reach no manager: open it without");
   }
+}
+
+void refuse_unnamed_threads(const Userfaultfd& uffd) {
+  if (uffd.features() & UFFD_FEATURE_THREAD_ID) return;
+  throw std::invalid_argument(
+      "placement 'adopt' must know which thread faults, but this userfaultfd was opened without "
+      "the feature THREAD_ID: open it with Feature.THREAD_ID, or give placement 'auto'");
 }
 
 void refuse_pid(pid_t pid) {
@@ -115,7 +114,7 @@ EndingReport open_report(const ServedTarget& served, const std::string& reason) 
 
 }  // namespace
 
-Manager::Manager(const ManagerOptions& options) {
+Manager::Manager(const ManagerOptions& options) : placement_(options.placement.placement) {
   if (options.handlers == 0)
     throw std::invalid_argument("handlers is 0; a manager needs at least one");
   if (options.handlers > kMostThreads || options.fillers > kMostThreads) {
@@ -124,12 +123,16 @@ Manager::Manager(const ManagerOptions& options) {
   }
   if (options.fillers == 0)
     throw std::invalid_argument("fillers is 0; a close that fills needs at least one");
-  const auto places = placement(options);
-  fillers_ =
-      std::make_unique<FillPool>(std::span(places).subspan(options.handlers), ends_, fetchers_);
+  const Places places = place(options.placement, options.handlers, options.fillers);
+  if (placement_ == Placement::adopt) {
+    ledger_ = std::make_unique<AdoptionLedger>();
+    watcher_ = std::make_unique<AdoptionWatcher>(options.watcher, *ledger_);
+  }
+  fillers_ = std::make_unique<FillPool>(places.fillers, ends_, fetchers_);
   for (size_t i = 0; i < options.handlers; ++i) {
-    handlers_.push_back(std::make_unique<Handler>("uffd-handle-" + std::to_string(i), places[i],
-                                                  ends_, *fillers_, fetchers_, roster_));
+    handlers_.push_back(std::make_unique<Handler>("uffd-handle-" + std::to_string(i),
+                                                  places.handlers[i], ends_, *fillers_, fetchers_,
+                                                  roster_));
   }
   ender_ = std::make_unique<Ender>(ends_, *fillers_, fetchers_);
 }
@@ -179,13 +182,21 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   if (options.registered) refuse_page_size(uffd, table);
   if (!options.registered && !this_process) refuse_other_process(options.pid);
   if (!this_process) served->process = open_pidfd(options.pid);
+  const std::lock_guard lock(adding_);
+  served->handler = &least_busy_handler();
+  served->handler_cpu = served->handler->cpu();
+  if (options.awake) served->awake.emplace();
+  served->kept_awake = options.awake;
+  if (ledger_) {
+    refuse_unnamed_threads(uffd);
+    served->adoption = std::make_unique<Adoption>(*ledger_, this_process ? ::getpid() : options.pid,
+                                                  *served->handler_cpu);
+  }
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);
   if (!options.registered) register_regions(uffd, table);
   if (this_process) forbid_fork(table);
 
-  const std::lock_guard lock(adding_);
   roster_.add(served);
-  served->handler = &least_busy_handler();
   served->target.take(std::move(uffd));
   // What somebody else has read is told to nobody again: its threads wake up and fault once more.
   // Before it is served, since it may have ended right afterwards.

@@ -12,9 +12,11 @@
 #include <stdexcept>
 #include <vector>
 
+#include "engine/serve/adoption_watcher.hpp"
 #include "engine/serve/ender.hpp"
 #include "engine/serve/fill_pool.hpp"
 #include "engine/serve/handler.hpp"
+#include "engine/serve/placement.hpp"
 #include "engine/serve/roster.hpp"
 #include "engine/serve/served_target.hpp"
 
@@ -32,7 +34,9 @@ class MissingPagesError : public std::runtime_error {
 struct ManagerOptions {
   size_t handlers = 1;
   size_t fillers = 1;
-  std::vector<int> cpus;  // handlers, then fillers, are held to one each in turn; empty: free
+  PlacementOptions placement = {};
+  // What runs a watcher of adopted threads: see AdoptionWatcher. Of Placement::adopt.
+  std::vector<std::string> watcher = {};
 };
 
 struct TargetOptions {
@@ -41,6 +45,7 @@ struct TargetOptions {
   std::optional<uint32_t> fault_around = {};  // pages; empty: it learns
   bool registered = false;                    // by its sender
   bool verify = true;
+  bool awake = false;  // while it is served, idle CPUs sleep lightly: /dev/cpu_dma_latency at 0
 };
 
 class Manager {
@@ -86,6 +91,9 @@ class Manager {
   Handler& least_busy_handler() const;
   void leave(ServedTarget& served);
 
+  const Placement placement_;
+  std::unique_ptr<AdoptionLedger> ledger_;  // of Placement::adopt, like its watcher
+  std::unique_ptr<AdoptionWatcher> watcher_;
   // Each is used by those below it.
   EndQueue ends_;
   Roster roster_;

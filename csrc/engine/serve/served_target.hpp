@@ -15,7 +15,9 @@
 #include <vector>
 
 #include "engine/ending/ending.hpp"
+#include "engine/linux/dma_latency.hpp"
 #include "engine/linux/fd.hpp"
+#include "engine/serve/adoption.hpp"
 #include "engine/serve/event_gate.hpp"
 #include "engine/serve/fault_streams.hpp"
 #include "engine/serve/local_memory.hpp"
@@ -59,6 +61,10 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   mutable EventGate gate;
 
   std::weak_ptr<ServedTarget> parent;     // of a fork child
+  std::unique_ptr<Adoption> adoption;     // under Placement::adopt
+  std::optional<DmaLatency> awake;        // while it is served, where that was asked for
+  std::optional<Cpu> handler_cpu;         // of its handler, where that is held to one
+  bool kept_awake = false;                // it has, or had, awake
   Handler* handler = nullptr;             // set before it serves, then constant
   Fd process;                             // of another process, as a pidfd; the same
   Counters handler_counters;              // the handler's; once that has let go, the ender's

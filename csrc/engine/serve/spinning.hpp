@@ -24,11 +24,11 @@ class Spinning {
     const uint64_t budget = budget_ns();
     if (budget == 0) return 0;
     const uint64_t begin = sys::monotonic_ns();
-    for (;;) {
+    for (uint64_t looks = 1;; ++looks) {
       const auto found = look();
       const uint64_t spun = sys::monotonic_ns() - begin;
       if (found != 0) {
-        found_after(spun);
+        spun > looks* kAloneNs ? in_vain() : found_after(spun);
         return found;
       }
       if (spun >= budget) break;
@@ -59,6 +59,9 @@ class Spinning {
   }
 
   static constexpr uint64_t kShortestNs = 5'000;
+  // What a look takes at most where nobody else wants this CPU. Elsewhere it is often the thread
+  // that faults next, and the handler should have slept.
+  static constexpr uint64_t kAloneNs = 1'500;
   static constexpr uint64_t kLongestPause = 1 << 16;  // waits
   static constexpr uint64_t kForgiving = 16;          // finds that halve the next pause
 

@@ -4,12 +4,12 @@
 
 #include "engine/linux/fd.hpp"
 
-namespace uffd::workload {
+namespace uffd {
 
 // Holds /dev/cpu_dma_latency open with the value 0; needs write access to it.
 class DmaLatency {
  public:
-  // Throws SystemError that names the device.
+  // Throws UnsupportedError that names the device.
   DmaLatency();
   // Idempotent.
   void close() noexcept { fd_.close(); }
@@ -18,4 +18,4 @@ class DmaLatency {
   Fd fd_;
 };
 
-}  // namespace uffd::workload
+}  // namespace uffd

@@ -1,4 +1,4 @@
-#include "workload/dma_latency.hpp"
+#include "engine/linux/dma_latency.hpp"
 
 #include <cstdint>
 #include <string>
@@ -6,7 +6,7 @@
 #include "engine/linux/error.hpp"
 #include "engine/linux/syscall.hpp"
 
-namespace uffd::workload {
+namespace uffd {
 namespace {
 
 constexpr const char* kDevice = "/dev/cpu_dma_latency";
@@ -15,10 +15,14 @@ constexpr const char* kDevice = "/dev/cpu_dma_latency";
 
 DmaLatency::DmaLatency() {
   const int fd = sys::open(kDevice, O_WRONLY);
-  if (fd < 0) throw SystemError(-fd, std::string("cannot open ") + kDevice + " for writing");
+  if (fd < 0) {
+    throw UnsupportedError(-fd, std::string("idle CPUs cannot be kept awake: ") + kDevice +
+                                    " cannot be opened for writing; setfacl -m u:NAME:w " +
+                                    kDevice);
+  }
   fd_ = Fd(fd);
   const int32_t microseconds = 0;
   or_throw(::write(fd_.get(), &microseconds, sizeof microseconds), kDevice);
 }
 
-}  // namespace uffd::workload
+}  // namespace uffd

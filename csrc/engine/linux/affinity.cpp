@@ -1,0 +1,145 @@
+#include "engine/linux/affinity.hpp"
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <fstream>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "engine/linux/fd.hpp"
+
+namespace uffd {
+namespace {
+
+std::string task_path(pid_t thread, const char* file) {
+  return "/proc/" + std::to_string(thread) + "/" + file;
+}
+
+// The beginning of a file of /proc; empty where it cannot be read.
+std::string_view read_start(const std::string& path, std::span<char> into) noexcept {
+  const Fd file(sys::open(path.c_str(), O_RDONLY));
+  if (!file) return {};
+  const ssize_t length = sys::read(file.get(), into.data(), into.size());
+  return length > 0 ? std::string_view(into.data(), static_cast<size_t>(length))
+                    : std::string_view();
+}
+
+uint64_t number_at(std::string_view text) noexcept {
+  uint64_t number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
+}
+
+ino_t pid_namespace(const std::string& process) noexcept {
+  struct stat found;
+  return ::stat(("/proc/" + process + "/ns/pid").c_str(), &found) == 0 ? found.st_ino : 0;
+}
+
+// The last number of the line NSpid: its id in the innermost namespace.
+pid_t own_id_of(pid_t process, pid_t thread) {
+  std::ifstream status("/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) +
+                       "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (!line.starts_with("NSpid:")) continue;
+    return static_cast<pid_t>(
+        number_at(std::string_view(line).substr(line.find_last_of(" \t") + 1)));
+  }
+  return 0;
+}
+
+void add_children(pid_t process, std::vector<pid_t>& found) {
+  for (const pid_t thread : threads_of(process)) {
+    std::ifstream children("/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) +
+                           "/children");
+    for (pid_t child; children >> child;) {
+      found.push_back(child);
+      add_children(child, found);
+    }
+  }
+}
+
+}  // namespace
+
+std::optional<cpu_set_t> affinity_of(pid_t thread) noexcept {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  if (::sched_getaffinity(thread, sizeof mask, &mask) != 0) return std::nullopt;
+  return mask;
+}
+
+int set_affinity(pid_t thread, const cpu_set_t& mask) noexcept {
+  return sys::or_errno(::sched_setaffinity(thread, sizeof mask, &mask));
+}
+
+cpu_set_t only_cpu(int cpu) noexcept {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  CPU_SET(static_cast<size_t>(cpu), &mask);
+  return mask;
+}
+
+uint64_t start_ticks(pid_t thread) noexcept {
+  char buffer[1024];
+  std::string_view text = read_start(task_path(thread, "stat"), buffer);
+  // The name, in parentheses, may hold anything; starttime is the 20th word behind it.
+  const size_t name_end = text.rfind(')');
+  if (name_end == std::string_view::npos) return 0;
+  text.remove_prefix(name_end + 1);
+  for (int word = 0; word < 20; ++word) {
+    const size_t space = text.find(' ');
+    if (space == std::string_view::npos) return 0;
+    text.remove_prefix(space + 1);
+  }
+  return number_at(text);
+}
+
+uint64_t ticks_now() noexcept {
+  timespec now;
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  const auto per_second = static_cast<uint64_t>(::sysconf(_SC_CLK_TCK));
+  return static_cast<uint64_t>(now.tv_sec) * per_second +
+         static_cast<uint64_t>(now.tv_nsec) * per_second / 1'000'000'000;
+}
+
+std::optional<uint64_t> cpu_ns_of(pid_t thread) noexcept {
+  char buffer[128];
+  const std::string_view text = read_start(task_path(thread, "schedstat"), buffer);
+  if (text.empty()) return std::nullopt;
+  return number_at(text);
+}
+
+std::vector<pid_t> threads_of(pid_t process) {
+  std::vector<pid_t> threads;
+  const std::unique_ptr<DIR, int (*)(DIR*)> tasks(::opendir(task_path(process, "task").c_str()),
+                                                  ::closedir);
+  while (const dirent* entry = tasks ? ::readdir(tasks.get()) : nullptr) {
+    const uint64_t number = number_at(entry->d_name);
+    if (number > 0) threads.push_back(static_cast<pid_t>(number));
+  }
+  return threads;
+}
+
+std::vector<pid_t> descendants_of(pid_t process) {
+  std::vector<pid_t> found;
+  add_children(process, found);
+  return found;
+}
+
+pid_t thread_by_own_id(pid_t process, pid_t own_id) {
+  const ino_t theirs = pid_namespace(std::to_string(process));
+  if (theirs == 0 || theirs == pid_namespace("self")) {
+    const std::string path = "/proc/" + std::to_string(process) + "/task/" + std::to_string(own_id);
+    return ::access(path.c_str(), F_OK) == 0 ? own_id : 0;
+  }
+  for (const pid_t thread : threads_of(process)) {
+    if (own_id_of(process, thread) == own_id) return thread;
+  }
+  return 0;
+}
+
+}  // namespace uffd

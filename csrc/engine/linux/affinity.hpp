@@ -1,0 +1,40 @@
+// Threads of any process: on which CPUs they may run, when they began, and what they cost.
+//
+// Threads are named by their id in this process's pid namespace. No policy.
+#pragma once
+
+#include <sched.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace uffd {
+
+// The affinity mask of a thread; empty where there is no such thread.
+std::optional<cpu_set_t> affinity_of(pid_t thread) noexcept;
+// 0 or -errno: ESRCH; EPERM for another user's; EINVAL where its cpuset has none of these CPUs.
+int set_affinity(pid_t thread, const cpu_set_t& mask) noexcept;
+
+cpu_set_t only_cpu(int cpu) noexcept;
+
+// When it began, in clock ticks since boot, which with its id names it for good; 0 where it is
+// gone.
+uint64_t start_ticks(pid_t thread) noexcept;
+// The present, on that clock.
+uint64_t ticks_now() noexcept;
+
+// For how long it has run on a CPU, in nanoseconds; empty where it is gone, or the kernel does not
+// tell.
+std::optional<uint64_t> cpu_ns_of(pid_t thread) noexcept;
+
+std::vector<pid_t> threads_of(pid_t process);
+// Its fork children that live, and theirs.
+std::vector<pid_t> descendants_of(pid_t process);
+
+// The thread of a process that has this id in the process's own pid namespace; 0 where there is
+// none.
+pid_t thread_by_own_id(pid_t process, pid_t own_id);
+
+}  // namespace uffd

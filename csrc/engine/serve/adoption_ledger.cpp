@@ -1,0 +1,95 @@
+#include "engine/serve/adoption_ledger.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "engine/linux/affinity.hpp"
+
+namespace uffd {
+namespace {
+
+Fd make_memory(size_t length) {
+  Fd memory(or_throw(::memfd_create("pyuffd-masks", MFD_CLOEXEC), "memfd_create"));
+  or_throw(::ftruncate(memory.get(), static_cast<off_t>(length)), "ftruncate of the ledger");
+  return memory;
+}
+
+}  // namespace
+
+AdoptionLedger::AdoptionLedger() : AdoptionLedger(make_memory(sizeof(Table))) {}
+
+AdoptionLedger::AdoptionLedger(Fd memory) : memory_(std::move(memory)) {
+  void* const mapped =
+      ::mmap(nullptr, sizeof(Table), PROT_READ | PROT_WRITE, MAP_SHARED, memory_.get(), 0);
+  if (mapped == MAP_FAILED) throw SystemError(errno, "mmap of the ledger");
+  table_ = static_cast<Table*>(mapped);
+}
+
+AdoptionLedger::~AdoptionLedger() {
+  ::munmap(table_, sizeof(Table));
+}
+
+// Noted before it is done, so that no moment is left in which a crash would lose it.
+AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu) noexcept {
+  const auto mask = affinity_of(thread);
+  const uint64_t started = start_ticks(thread);
+  if (!mask || started == 0 || !CPU_ISSET(static_cast<size_t>(cpu), &*mask)) return nullptr;
+  const auto unused = std::find_if(table_->begin(), table_->end(), [](Entry& entry) {
+    uint32_t expected = Entry::unused;
+    return entry.state.compare_exchange_strong(expected, Entry::reserved);
+  });
+  if (unused == table_->end()) return nullptr;
+  Entry& entry = *unused;
+  entry.cpu = cpu;
+  entry.process = process;
+  entry.thread = thread;
+  entry.started = started;
+  entry.adopted_at = ticks_now();
+  entry.mask = *mask;
+  entry.state.store(Entry::held, std::memory_order_release);
+  if (set_affinity(thread, only_cpu(cpu)) == 0) return &entry;
+  entry.state.store(Entry::unused, std::memory_order_release);
+  return nullptr;
+}
+
+// The heirs come after all that can have some, and before the entries that tell of them are free.
+void AdoptionLedger::give_back(std::span<Entry* const> entries) {
+  for (const Entry* entry : entries) {
+    if (start_ticks(entry->thread) == entry->started) set_affinity(entry->thread, entry->mask);
+  }
+  const Entry* last = nullptr;
+  for (const Entry* entry : entries) {
+    if (!last || last->process != entry->process || last->cpu != entry->cpu) free_heirs(*entry);
+    last = entry;
+  }
+  for (Entry* entry : entries) entry->state.store(Entry::unused, std::memory_order_release);
+}
+
+void AdoptionLedger::give_back_all() {
+  std::vector<Entry*> all;
+  for (Entry& entry : *table_) {
+    if (entry.state.load(std::memory_order_acquire) == Entry::held) all.push_back(&entry);
+  }
+  give_back(all);
+}
+
+void AdoptionLedger::free_heirs(const Entry& entry) {
+  const cpu_set_t inherited = only_cpu(entry.cpu);
+  const auto free_those_of = [&](pid_t process) {
+    for (const pid_t thread : threads_of(process)) {
+      if (start_ticks(thread) < entry.adopted_at || holds(thread)) continue;
+      const auto mask = affinity_of(thread);
+      if (mask && CPU_EQUAL(&*mask, &inherited)) set_affinity(thread, entry.mask);
+    }
+  };
+  free_those_of(entry.process);
+  for (const pid_t child : descendants_of(entry.process)) free_those_of(child);
+}
+
+bool AdoptionLedger::holds(pid_t thread) const noexcept {
+  return std::any_of(table_->begin(), table_->end(), [&](const Entry& entry) {
+    return entry.state.load(std::memory_order_acquire) == Entry::held && entry.thread == thread;
+  });
+}
+
+}  // namespace uffd

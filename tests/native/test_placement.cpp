@@ -1,0 +1,128 @@
+// Threads that are held on their handler's CPU, and get their masks back.
+#include "engine/linux/affinity.hpp"
+#include "engine/serve/adoption.hpp"
+#include "support.hpp"
+#include "workload/toucher.hpp"
+
+namespace uffd::test {
+namespace {
+
+pid_t this_thread() {
+  return static_cast<pid_t>(::syscall(SYS_gettid));
+}
+
+int some_cpu() {
+  const cpu_set_t mask = *affinity_of(0);
+  for (int cpu = 0;; ++cpu) {
+    if (CPU_ISSET(static_cast<size_t>(cpu), &mask)) return cpu;
+  }
+}
+
+bool equal(const cpu_set_t& a, const cpu_set_t& b) {
+  return CPU_EQUAL(&a, &b);
+}
+
+ManagerOptions adopting(size_t fillers = 1) {
+  ManagerOptions options;
+  options.fillers = fillers;
+  options.placement = {Placement::adopt, {some_cpu()}};
+  options.watcher = {"/proc/self/exe", "watch"};
+  return options;
+}
+
+uffd_msg fault_of(pid_t thread) {
+  uffd_msg message{};
+  message.event = UFFD_EVENT_PAGEFAULT;
+  message.arg.pagefault.feat.ptid = static_cast<uint32_t>(thread);
+  return message;
+}
+
+}  // namespace
+
+TEST_SUITE("placement") {
+  TEST_CASE("a ledger holds a thread, and gives it and its heirs their masks back") {
+    AdoptionLedger ledger;
+    const cpu_set_t before = *affinity_of(0);
+    AdoptionLedger::Entry* const entry = ledger.hold(::getpid(), this_thread(), some_cpu());
+    REQUIRE(entry);
+    CHECK(equal(*affinity_of(0), only_cpu(some_cpu())));
+    std::latch done{1};
+    std::atomic<pid_t> heir{0};
+    std::thread thread([&] {
+      heir = this_thread();
+      done.wait();
+    });
+    until([&] { return heir != 0; });
+    CHECK(equal(*affinity_of(heir), only_cpu(some_cpu())));
+    SUBCASE("by its entry") {
+      ledger.give_back({&entry, 1});
+    }
+    SUBCASE("by another process") {
+      AdoptionLedger theirs{Fd(::dup(ledger.fd()))};
+      theirs.give_back_all();
+    }
+    CHECK(equal(*affinity_of(0), before));
+    CHECK(equal(*affinity_of(heir), before));
+    done.count_down();
+    thread.join();
+    CHECK(ledger.hold(::getpid(), 0x3fffffff, some_cpu()) == nullptr);
+  }
+
+  TEST_CASE("a ledger that is full holds no more") {
+    AdoptionLedger ledger;
+    for (size_t i = 0; i < AdoptionLedger::kEntries; ++i)
+      REQUIRE(ledger.hold(::getpid(), this_thread(), some_cpu()));
+    CHECK(ledger.hold(::getpid(), this_thread(), some_cpu()) == nullptr);
+    // In the order of their entries: the first had the mask that it shall have in the end.
+    ledger.give_back_all();
+    CHECK(ledger.hold(::getpid(), this_thread(), some_cpu()) != nullptr);
+  }
+
+  TEST_CASE("threads are let go where no fault comes, and taken again at the next") {
+    AdoptionLedger ledger;
+    Adoption adoption(ledger, ::getpid(), Cpu(some_cpu()));
+    const uffd_msg fault = fault_of(this_thread());
+    uint64_t now = 1;
+    const cpu_set_t before = *affinity_of(0);
+    adoption.see({&fault, 1}, now);
+    CHECK(adoption.held() == 1);
+    adoption.review_when_due(now += Adoption::kReviewNs);
+    adoption.review_when_due(now += Adoption::kReviewNs);
+    CHECK(adoption.held() == 0);
+    CHECK(equal(*affinity_of(0), before));
+    adoption.see({&fault, 1}, now);
+    CHECK(adoption.held() == 1);
+    adoption.let_go();
+    CHECK(equal(*affinity_of(0), before));
+    adoption.see({&fault, 1}, now);
+    CHECK(adoption.held() == 0);
+    CHECK(adoption.releases() == 0);
+  }
+
+  TEST_CASE("threads that fault are adopted, beside fillers and endings") {
+    Manager manager(adopting(2));
+    const cpu_set_t before = *affinity_of(0);
+    for (int round = 0; round < 8; ++round) {
+      const Memory memory(512);
+      Userfaultfd uffd = open_uffd(UFFD_FEATURE_THREAD_ID);
+      TargetOptions options;
+      options.fault_around = 1u;
+      options.verify = false;
+      auto served = manager.add(uffd, {memory.region()}, options);
+      workload::TouchPlan plan;
+      plan.ranges = {{memory.memory.address(), memory.memory.length()}};
+      plan.threads = 4;
+      workload::Toucher toucher(plan);
+      toucher.start();
+      if (round % 2 == 1) manager.fill(*served);
+      toucher.join();
+      CHECK(close(manager, *served, Missing::fill).missing_pages == 0);
+      if (round % 2 == 0) CHECK(served->adoption->adopted() == 4);
+      CHECK(served->adoption->held() == 0);
+      CHECK(memory.all_right());
+    }
+    CHECK(equal(*affinity_of(0), before));
+  }
+}
+
+}  // namespace uffd::test

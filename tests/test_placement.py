@@ -1,0 +1,284 @@
+"""Where handlers run, and what is done about the threads of their targets."""
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulting import PAGE, Child, Managed, run_child, until
+
+import pyuffd
+
+CPUS = sorted(os.sched_getaffinity(0))
+NAMED = pyuffd.Feature.THREAD_ID
+
+
+def serve(memory: Managed, placement: str | list[int] = "adopt", **options: Any) -> pyuffd.Target:
+    chosen: Any = placement
+    return pyuffd.serve(pyuffd.Userfaultfd(NAMED), [memory.region()], placement=chosen, fault_around=1, **options)
+
+
+@pytest.mark.parametrize("placement", ["auto", "free", "adopt", [CPUS[0]], [CPUS[-1]]])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_every_placement_serves(placement: str | list[int], threads: int) -> None:
+    memory = Managed(pages=600)
+    with serve(memory, placement) as target:
+        memory.touch(threads=threads)
+        assert target.wait(20, progress=False)
+        stats = target.stats()
+    assert stats.adopted == (threads if placement == "adopt" else 0)
+    assert stats.held == 0
+    where = {"auto": "free", "free": "free", "adopt": f"adopt: handler and threads on CPU {CPUS[0]}"}
+    assert stats.placement == (where[placement] if isinstance(placement, str) else f"handler on CPU {placement[0]}")
+
+
+def test_several_handlers_have_a_cpu_each() -> None:
+    count = min(2, len(CPUS))
+    memories = [Managed(pages=64) for _ in range(count)]
+    with pyuffd.Manager(handlers=count, placement="adopt") as manager:
+        targets = [manager.add(pyuffd.Userfaultfd(NAMED), [memory.region()]) for memory in memories]
+        for memory in memories:
+            memory.touch()
+        places = {target.stats().placement for target in targets}
+    assert places == {f"adopt: handler and threads on CPU {cpu}" for cpu in CPUS[:count]}
+
+
+# Touches pages until this thread is held, and then has a thread and a process inherit that.
+HELD = """
+import subprocess
+memory = Managed(pages=4000)
+before = os.sched_getaffinity(0)
+cpu = min(before)
+"""
+INHERIT = """
+for page in range(memory.pages):
+    memory.mapping.array[page * PAGE]
+    if os.sched_getaffinity(0) == {cpu}:
+        break
+assert os.sched_getaffinity(0) == {cpu} or len(before) == 1
+wait = threading.Event()
+heir = threading.Thread(target=wait.wait)
+heir.start()
+child = subprocess.Popen(["sleep", "60"])
+"""
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
+@pytest.mark.parametrize("how", ["close", "stop", "with"])
+def test_masks_are_given_back(how: str) -> None:
+    told = run_child(
+        HELD
+        + """
+how = sys.argv[1]
+target = pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID), [memory.region()], placement="adopt",
+                      fault_around=1, ending="keep-open" if how == "stop" else "auto")
+"""
+        + INHERIT
+        + """
+if how == "stop":
+    uffd = target.stop()
+elif how == "close":
+    target.close("fill")
+else:
+    with target:
+        pass
+masks = [os.sched_getaffinity(task) for task in (0, heir.native_id, child.pid)]
+child.kill(); child.wait(); wait.set(); heir.join()
+tell([mask == before for mask in masks])
+os._exit(0)
+""",
+        how,
+    )
+    assert told == [True] * 3
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
+def test_masks_are_given_back_when_the_manager_is_killed() -> None:
+    ours, theirs = socket.socketpair()
+    manager_code = """
+sock = socket.socket(fileno=int(sys.argv[1]))
+memory = Managed(pages=4000)
+got = pyuffd.handoff.receive(sock, memory.source)
+target = pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt", fault_around=1)
+until(lambda: target.stats().held == 2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    target_code = (
+        HELD
+        + """
+sock = socket.socket(fileno=int(sys.argv[1]))
+uffd = pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID)
+pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)], keep=True)
+toucher = memory.toucher(threads=2, think_ns=100_000, verified=False)
+hear()
+masks = lambda: [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+until(lambda: all(mask == before for mask in masks()))
+tell("free")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    with (
+        Child(manager_code, theirs.fileno(), sockets=[theirs]) as manager,
+        Child(target_code, ours.fileno(), sockets=[ours]) as target,
+    ):
+        manager.finish(-9)
+        target.tell("it is dead")
+        assert target.hear() == "free"
+        target.finish(-9)
+    ours.close()
+    theirs.close()
+
+
+def test_the_watcher_ends_with_its_manager() -> None:
+    memory = Managed(pages=8)
+    target = serve(memory)
+    watchers = _children()
+    target.close("fill")
+    del target
+    until(lambda: not watchers & _children(), "the end of the watcher")
+    assert watchers
+
+
+def _children() -> set[str]:
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
+def test_threads_that_compute_are_let_go() -> None:
+    memory = Managed(pages=20000)
+    target = serve(memory, ending="keep-open")
+    toucher = memory.toucher(threads=4, think_ns=500_000, verified=False)
+    until(lambda: target.stats().releases > 0, "a release")
+    assert target.stats().adopted == 4
+    toucher.stop()
+    toucher.join()
+    assert target.stats().held == 0
+    target.stop().close()
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs root, for a pid namespace")
+def test_adopts_a_thread_of_another_pid_namespace() -> None:
+    ours, theirs = socket.socketpair()
+    code = """
+import subprocess
+sys.exit(subprocess.call(["unshare", "--pid", "--fork", sys.executable, "-c", sys.argv[2], sys.argv[1]],
+                         pass_fds=[int(sys.argv[1])]))
+"""
+    inner = f"""
+import socket, sys
+sys.path.insert(0, {str(Path(pyuffd.__file__).parent.parent)!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
+from faulting import PAGE, Managed
+import pyuffd
+memory = Managed(pages=64)
+sock = socket.socket(fileno=int(sys.argv[1]))
+pyuffd.handoff.send(sock, pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID), [(memory.start, memory.length, 0, PAGE)])
+memory.touch()
+"""
+    with Child(code, theirs.fileno(), inner, sockets=[theirs]) as child:
+        theirs.close()
+        got = pyuffd.handoff.receive(ours, Managed(pages=64).source)
+        with pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt") as target:
+            assert target.wait(20, progress=False)
+            assert target.stats().adopted == 1
+        child.finish()
+    ours.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"placement": "best"}, ValueError, "placement is 'best'"),
+        ({"placement": []}, ValueError, "placement is an empty list"),
+        ({"placement": [4095]}, ValueError, "CPU 4095 is not in the affinity mask"),
+        ({"placement": [CPUS[0]], "cpus": [CPUS[0]]}, ValueError, "give one of them"),
+        ({"placement": "free", "cpus": [CPUS[0]]}, ValueError, "placement 'free'"),
+        ({"placement": "adopt", "cpus": [4095]}, ValueError, "CPU 4095 is not in the affinity mask"),
+        ({"idle": "never"}, ValueError, "idle is 'never'"),
+    ],
+)
+def test_placements_that_cannot_be(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    memory, uffd = Managed(pages=2), pyuffd.Userfaultfd(NAMED)
+    with pytest.raises(error, match=words):
+        pyuffd.serve(uffd, [memory.region()], **options)
+    uffd.close()
+
+
+def test_adopt_needs_thread_ids() -> None:
+    memory, uffd = Managed(pages=2), pyuffd.Userfaultfd()
+    with pytest.raises(ValueError, match="THREAD_ID"):
+        pyuffd.serve(uffd, [memory.region()], placement="adopt")
+    pyuffd.serve(uffd, [memory.region()]).close("zero")  # it is its user's still
+
+
+def test_adopt_has_a_cpu_for_each_handler() -> None:
+    with pytest.raises(ValueError, match=f"handlers is {len(CPUS) + 1} and there are {len(CPUS)} CPUs"):
+        pyuffd.Manager(handlers=len(CPUS) + 1, placement="adopt")
+
+
+def test_adopt_needs_its_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(pyuffd.UnsupportedError, match=r"sys\.executable"):
+        pyuffd.Manager(placement="adopt")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(OSError, match="/bin/false, ended at once"):
+        pyuffd.Manager(placement="adopt")
+
+
+@pytest.mark.skipif(not os.access("/dev/cpu_dma_latency", os.W_OK), reason="needs write access to /dev/cpu_dma_latency")
+def test_idle_cpus_are_kept_awake_as_long_as_it_serves() -> None:
+    def held() -> int:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return sum(str(link.readlink()) == "/dev/cpu_dma_latency" for link in links)
+
+    memory = Managed(pages=2)
+    target = serve(memory, "auto", idle="awake")
+    assert held() == 1
+    assert target.stats().placement == "free, idle CPUs kept awake"
+    target.close("fill")
+    assert held() == 0
+
+
+def test_who_may_not_keep_cpus_awake_is_told_at_once() -> None:
+    run_child(
+        """
+memory = Managed(pages=2)
+become_nobody()
+if os.access("/dev/cpu_dma_latency", os.W_OK):
+    sys.exit()
+try:
+    pyuffd.serve(pyuffd.Userfaultfd(user_mode_only=True), [memory.region()], idle="awake")
+except pyuffd.UnsupportedError as error:
+    assert "/dev/cpu_dma_latency" in str(error), error
+else:
+    raise AssertionError("it was not refused")
+"""
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_threads_of_another_user_are_not_adopted() -> None:
+    ours, theirs = socket.socketpair()
+    code = """
+sock = socket.socket(fileno=int(sys.argv[1]))
+memory = Managed(pages=4)
+got = pyuffd.handoff.receive(sock, memory.source)
+manager = pyuffd.Manager(placement="adopt")
+become_nobody()
+try:
+    manager.add(got.uffd, got.regions, pid=got.pid)
+except pyuffd.UnsupportedError as error:
+    assert "CAP_SYS_NICE" in str(error), error
+    pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill")
+else:
+    raise AssertionError("it was not refused")
+"""
+    memory = Managed(pages=4)
+    with Child(code, theirs.fileno(), sockets=[theirs]) as manager:
+        entries = [(memory.start, memory.length, 0, PAGE)]
+        pyuffd.handoff.send(ours, pyuffd.Userfaultfd(NAMED), entries)
+        manager.finish()
+    ours.close()
+    theirs.close()
