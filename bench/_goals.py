@@ -1,9 +1,10 @@
 """What the engine must reach, and whether the results say that it does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from _axes import ENDINGS, REGIONS, SETUPS, TARGETS
+import numpy as np
+from _axes import ENDINGS, LOOKED_UP, MANY_THREADS, MEMORY, REGIONS, SETUPS, TARGETS
 from _pairs import Ratio
 from _placement import OTHER_AWAKE, SAME
 from _results import Results
@@ -46,6 +47,8 @@ def goals(results: Results) -> list[Goal]:
     return [
         *_fault_goals(results),
         *_window_goals(results),
+        *_placed_goals(results),
+        *_scale_goals(results),
         *_fill_goals(results),
         *_target_goals(results),
         *_ending_goals(results),
@@ -63,9 +66,61 @@ def _fault_goals(results: Results) -> Iterator[Goal]:
 
 def _window_goals(results: Results) -> Iterator[Goal]:
     for setup in SETUPS:
-        name = f"bulk/{setup}/{SAME.name}/around-64"
-        ratio = results.ratio("fault", f"{name}/manager", f"{name}/floor")
-        yield _goal(f"fault-around 64, {SAME.name}, {setup}: per page / bulk COPY", ratio, 1.25)
+        name = f"bulk/{setup}/{SAME.name}"
+        for window in ("around-64", "learned"):
+            ratio = results.ratio("fault", f"{name}/{window}", f"{name}/floor")
+            yield _goal(f"fault-around, {window}, {SAME.name}, {setup}: per page / bulk COPY", ratio, 1.25)
+
+
+def _placed_goals(results: Results) -> Iterator[Goal]:
+    placed = "placed/across"
+
+    def ratio(name: str, against: str) -> Ratio | None:
+        return results.ratio("fault", f"{placed}/{name}", f"{placed}/{against}")
+
+    yield _goal("one fault, adopt / paired blocking floor", ratio("adopt", "paired-floor"), 1.15)
+    yield _goal("one fault, naive loop / adopt", ratio("naive", "adopt"), 6, at_most=False)
+    yield _goal("naive loop / auto, per page of a walk", ratio("naive", "auto-walk"), 10, at_most=False)
+    forced = [found for name in ("free", "on-first", "on-second") if (found := ratio("auto", name))]
+    best = max(forced, key=lambda found: found.of_medians, default=None)
+    yield _goal("one fault, auto / best placement that touches no thread", best, 1.15)
+    for threads in MANY_THREADS:
+        name = f"adopt/threads-{threads}"
+        adopted = results.ratio("fault", f"{name}/adopt", f"{name}/floor")
+        yield _goal(f"{threads} threads, adopt / floor with all on one CPU", adopted, 1.15)
+
+
+def _scale_goals(results: Results) -> Iterator[Goal]:
+    fill = {size: results.ratio("scale", f"{_memory(size)}/fill", f"{_memory(size)}/native") for size in MEMORY}
+    of_native = {size: ratio.of_medians for size, ratio in fill.items() if ratio}
+    yield _flat(f"fill / native first touch, {min(MEMORY)} to {max(MEMORY)} MiB", of_native, 1.2, "")
+    faults = {size: results.median("scale", f"{_memory(size)}/fault") for size in MEMORY}
+    yield _flat(f"one fault, {min(MEMORY)} to {max(MEMORY)} MiB", _microseconds(faults), 1.2, " us")
+    lookups = {count: results.median("scale", f"scale/regions-{count}/fault") for count in LOOKED_UP}
+    yield _flat(f"one fault, {min(LOOKED_UP)} to {max(LOOKED_UP)} regions", _microseconds(lookups), 1.5, " us")
+    waste = results.values("waste", "scale/random/installed-per-fault")
+    extra = None if waste is None else float(np.median(waste)) - 1
+    yield Goal("random touches: pages installed beyond those touched, a fault", extra, 2.0)
+    alone, beside, chunk = (
+        results.median("scale", f"scale/filling/{what}") for what in ("alone/fault-p99", "beside/fault-p99", "chunk")
+    )
+    slowed = None if alone is None or beside is None or chunk is None else beside / (alone + chunk)
+    yield Goal("p99 of faults beside a fill / (p99 without + one chunk)", slowed, 1.0)
+
+
+def _memory(size: int) -> str:
+    return f"scale/memory-{size}"
+
+
+def _microseconds(seconds: Mapping[int, float | None]) -> dict[int, float]:
+    return {size: value * 1e6 for size, value in seconds.items() if value is not None}
+
+
+def _flat(what: str, costs: Mapping[int, float], limit: float, unit: str) -> Goal:
+    worst = max(costs.values()) / min(costs.values()) if len(costs) > 1 else None
+    return Goal(
+        f"{what}: most / least", worst, limit, detail=", ".join(f"{n}: {c:.2f}{unit}" for n, c in costs.items())
+    )
 
 
 def _fill_goals(results: Results) -> Iterator[Goal]:
@@ -74,6 +129,8 @@ def _fill_goals(results: Results) -> Iterator[Goal]:
         name = f"fill/{setup}"
         speed = results.ratio("fill", f"{name}/floor-1", f"{name}/manager-1")
         yield _goal(f"fill, {setup}: speed of one filler / bulk COPY", speed, 0.95, at_most=False)
+        copied = results.ratio("fill", f"{name}/memcpy", f"{name}/manager-2")
+        yield _goal(f"fill, {setup}: speed of two fillers / memcpy by one thread", copied, 0.5, at_most=False)
         gain = results.ratio("fill", f"{name}/manager-1", f"{name}/manager-2")
         yield _goal(f"fill, {setup}: speed of two fillers / one", gain, 1.4, at_most=False)
 

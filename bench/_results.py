@@ -12,11 +12,15 @@ from _pairs import Ratio, Values, ratio_of
 
 
 class Results:
-    """The suites of a folder, by the names of their files. What was skipped or failed is None when it is asked for."""
+    """The suites of a folder, or one of them, by the names of their files.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        paths = (path for path in sorted(folder.glob("*.json")) if not path.name.endswith(".failures.json"))
+    What was skipped or failed is None when it is asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = folder = path if path.is_dir() else path.parent
+        self._pattern = "*" if path.is_dir() else path.stem
+        paths = (path for path in sorted(folder.glob(f"{self._pattern}.json")) if not _is_of_failures(path))
         self.suites = {path.stem: pyperf.BenchmarkSuite.load(str(path)) for path in paths}
         if not self.suites:
             raise FileNotFoundError(f"{folder} has no pyperf results: run 'python -m bench --out {folder}' first")
@@ -24,7 +28,11 @@ class Results:
     @property
     def failures(self) -> list[str]:
         """What each failed process said."""
-        return [text for path in sorted(self.folder.glob("*.failures.json")) for text in json.loads(path.read_text())]
+        return [
+            text
+            for path in sorted(self.folder.glob(f"{self._pattern}.failures.json"))
+            for text in json.loads(path.read_text())
+        ]
 
     def benchmarks(self) -> Iterator[tuple[str, pyperf.Benchmark]]:
         """All of them, each with the name of its suite."""
@@ -72,3 +80,7 @@ class Results:
             str(benchmark.get_metadata()[key]) for _, benchmark in self.benchmarks() if key in benchmark.get_metadata()
         }
         return sorted(found)
+
+
+def _is_of_failures(path: Path) -> bool:
+    return path.name.endswith(".failures.json")

@@ -1,6 +1,9 @@
 """The two arms that serve faults: the manager, and the shortest hand-written loop."""
 
+import fcntl
+import os
 from dataclasses import dataclass
+from typing import Literal
 
 from _axes import BULK_CHUNK, PAGE
 from _memory import Pattern
@@ -10,6 +13,7 @@ from _targets import Target
 
 import pyuffd
 from pyuffd import _workload
+from pyuffd._manager import Placement as ManagerPlacement
 from pyuffd.handoff import REGISTER_MODES, Handoff
 
 
@@ -19,7 +23,7 @@ class Serving:
 
     Attributes:
         pages: Of the range; a whole number of windows.
-        window: Fault-around, in pages.
+        window: Fault-around, in pages; only the manager learns.
         threads: That touch it, all once, each its own part from beginning to end.
     """
 
@@ -27,7 +31,7 @@ class Serving:
     source: Pattern
     pages: int
     placement: Placement
-    window: int = 1
+    window: int | Literal["auto"] = 1
     threads: int = 1
 
     def by_manager(self) -> float:
@@ -46,10 +50,39 @@ class Serving:
             served.wait(progress=False)
         return touched.seconds / self.pages
 
-    def by_floor(self) -> float:
-        """Serve with poll, read and COPY; returns the touchers' seconds per page."""
+    def by_placed_manager(
+        self,
+        placement: ManagerPlacement,
+        fault_around: int | Literal["auto"] = 1,
+        *,
+        idle: Literal["awake"] | None = None,
+        order: Literal["sequential", "random"] = "sequential",
+    ) -> float:
+        """Serve with ``pyuffd.serve`` threads that are free, as it places its own; returns their seconds per page."""
+        handoff = self.fresh(pyuffd.Feature.THREAD_ID)
+        with pyuffd.serve(
+            handoff.uffd,
+            handoff.regions,
+            pid=handoff.pid,
+            ending="early-close",
+            fault_around=fault_around,
+            placement=placement,
+            idle=idle,
+            verify=False,
+        ) as served:
+            touched = self.target.touch(threads=self.threads, timed=False, order=order)
+            served.wait(progress=False)
+        return touched.seconds / self.pages
+
+    def by_floor(self, reader: Literal["poll", "read"] = "poll") -> float:
+        """Serve with poll, read and COPY, or a blocking read and COPY; returns the touchers' seconds per page."""
+        if self.window == "auto":
+            raise ValueError("the floor has a fixed window")
         handoff = self.fresh()
         with registered(handoff) as uffd:
+            if reader == "read":
+                flags = fcntl.fcntl(uffd.fileno(), fcntl.F_GETFL)
+                fcntl.fcntl(uffd.fileno(), fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
             server = _workload.FloorServer(
                 uffd.fileno(),
                 start=self.target.ranges[0][0],
@@ -58,6 +91,7 @@ class Serving:
                 copies=self.pages // self.window,
                 window=self.window,
                 cpu=next(iter(self.placement.handler), None),
+                reader=reader,
             )
             server.start()
             touched = self.touch()
@@ -82,10 +116,10 @@ class Serving:
         """Touch all pages once, at the placement."""
         return self.target.touch(threads=self.threads, cpus=self.placement.touchers, timed=False)
 
-    def fresh(self) -> Handoff:
+    def fresh(self, features: int = 0) -> Handoff:
         """Have all pages missing again, and memory for them that the host need not give first."""
         self.target.map([self.pages * PAGE])
-        handoff = self.target.hand_over(self.source.source, [0])
+        handoff = self.target.hand_over(self.source.source, [0], features=int(features))
         _workload.warm(self.pages * PAGE)
         return handoff
 

@@ -91,13 +91,15 @@ class LocalTarget:
         os.waitpid(child, 0)
         return seconds
 
-    def hand_over(self, source: pyuffd.Source, offsets: Sequence[int], mode: Mode = "missing") -> Handoff:
+    def hand_over(
+        self, source: pyuffd.Source, offsets: Sequence[int], mode: Mode = "missing", features: int = 0
+    ) -> Handoff:
         """Return what a manager in this process serves: regions that are not registered yet."""
         regions = [
             pyuffd.Region(start, length, source, offset, mode=REGION_MODES[mode])
             for (start, length), offset in zip(self.ranges, offsets, strict=True)
         ]
-        return Handoff(pyuffd.Userfaultfd(user_mode_only=None), regions, os.getpid())
+        return Handoff(pyuffd.Userfaultfd(features, user_mode_only=None), regions, os.getpid())
 
     def send(self, sock: socket.socket, offsets: Sequence[int], mode: Mode = "missing", features: int = 0) -> None:
         """Hand the memory to a manager at the other end of the socket."""
@@ -151,6 +153,38 @@ class LocalTarget:
                 if os.preadv(file.fileno(), [buffer], offset) != len(buffer):
                     raise EOFError(f"{path} ends before byte {offset + len(buffer)}")
             return time.monotonic() - began
+
+    def touch_natively(self) -> float:
+        """Touch all memory for the first time, with nobody to serve it.
+
+        Returns:
+            Seconds.
+        """
+        return sum(_workload.native_touch(start, length, PAGE) for start, length in self.ranges) * 1e-9
+
+    def populate_file(self, path: str, length: int) -> float:
+        """Map the file's beginning with MAP_POPULATE.
+
+        Returns:
+            Seconds.
+        """
+        with Path(path).open("rb") as file:
+            began = time.monotonic()
+            mapped = mmap.mmap(file.fileno(), length, mmap.MAP_PRIVATE | mmap.MAP_POPULATE, mmap.PROT_READ)
+            seconds = time.monotonic() - began
+            mapped.close()
+            return seconds
+
+    def sum_memmap(self, path: str, length: int) -> float:
+        """Read one byte of each page of a np.memmap of the file's beginning.
+
+        Returns:
+            Seconds.
+        """
+        began = time.monotonic()
+        array = np.memmap(path, np.uint8, "r", shape=(length,))
+        int(array[::PAGE].sum())
+        return time.monotonic() - began
 
     def touch_file(self, path: str, **plan: Any) -> Touched:
         """Map the file and touch its pages there: what serves a local file without any userfaultfd."""

@@ -83,6 +83,26 @@ class ChildTarget:
         seconds: float = self._call("read_file", path, offsets)
         return seconds
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._child.pid
+
+    def touch_natively(self) -> float:
+        """See ``LocalTarget``."""
+        seconds: float = self._call("touch_natively")
+        return seconds
+
+    def populate_file(self, path: str, length: int) -> float:
+        """See ``LocalTarget``."""
+        seconds: float = self._call("populate_file", path, length)
+        return seconds
+
+    def sum_memmap(self, path: str, length: int) -> float:
+        """See ``LocalTarget``."""
+        seconds: float = self._call("sum_memmap", path, length)
+        return seconds
+
     def touch_file(self, path: str, **plan: Any) -> Touched:
         """See ``LocalTarget``."""
         touched: Touched = self._call("touch_file", path, **plan)

@@ -1,6 +1,7 @@
-"""Writes the report of a run from its raw results alone: ``python -m bench.report DIR``.
+"""Writes the report of a run from its raw results alone: ``python -m bench.report DIR``, or of one file of them.
 
-``report.md`` (with ``figures/``) and ``report.html``, which is one self-contained file, say the same.
+``report.md`` (with ``figures/``) and ``report.html``, which is one self-contained file, say the same. Those of a file
+``NAME.json`` go to a folder ``NAME-report`` beside it.
 """
 
 import argparse
@@ -46,16 +47,17 @@ class Section:
     shown: Shown | None = None
 
 
-def write(folder: Path) -> Table:
+def write(path: Path, folder: Path) -> Table:
     """Write the report.
 
     Args:
-        folder: With the raw results; the report goes there.
+        path: The folder with the raw results, or one file of them.
+        folder: Where the report goes.
 
     Returns:
         What must be reached, against what was measured.
     """
-    results = Results(folder)
+    results = Results(path)
     must = _goal_table(results)
     sections = [
         Section("What was measured, and where", table=_header(results)),
@@ -205,10 +207,12 @@ img {{ max-width: 100% }}
 def main() -> None:
     """Write the report of the folder that was asked for, and print what must be reached."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="of python -m bench --out")
-    folder = parser.parse_args().folder
-    must = write(folder)
-    print_table(must.header, must.rows)
+    parser.add_argument("path", type=Path, metavar="DIR", help="of python -m bench --out, or one FILE.json")
+    path: Path = parser.parse_args().path
+    folder = path if path.is_dir() else path.with_name(f"{path.stem}-report")
+    folder.mkdir(exist_ok=True)
+    must = write(path, folder)
+    print_table(must.header, must.rows if path.is_dir() else [row for row in must.rows if row[1]])
     print(f"\nthe report is {folder / 'report.html'} (and report.md)")
 
 

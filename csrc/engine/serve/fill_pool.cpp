@@ -6,10 +6,6 @@
 namespace uffd {
 namespace {
 
-// Large enough that the system call does not show (16 pages suffice), small enough that a fault
-// hardly waits for it: some 70 us of COPY.
-constexpr uint64_t kChunkBytes = 256 * 1024;
-
 // How often a filler tries again at once, and how long it pauses then.
 constexpr unsigned kPatience = 64;
 constexpr std::chrono::milliseconds kPauseBeforeRetry{1};
@@ -104,9 +100,11 @@ void FillPool::run(size_t filler) {
     if (stopping_) return;
     const auto& [job, chunk] = *taken;
     lock.unlock();
+    const uint64_t began = sys::monotonic_ns();
     const Outcome outcome = fill(*job->served, chunk, job->served->filler_counters[filler]);
+    const uint64_t nanoseconds = sys::monotonic_ns() - began;
     lock.lock();
-    put_back(*job, chunk, outcome);
+    put_back(*job, chunk, outcome, nanoseconds);
     if (outcome != Outcome::again) {
       patience = kPatience;
     } else if (patience > 0) {
@@ -166,7 +164,7 @@ std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
     if (first == residency.pages()) return std::nullopt;
     const Region& region = *served.target.regions().find_page(first);
     if (region.late() && served.outstanding_fetches >= FetchPool::kEnough) return std::nullopt;
-    const uint64_t most = std::max<uint64_t>(1, kChunkBytes / region.page_size);
+    const uint64_t most = job.size.pages(region.page_size);
     const uint64_t end =
         residency.next_resident(first + 1, std::min(first + most, region.end_page()));
     if (!region.late()) {
@@ -209,8 +207,9 @@ Outcome FillPool::install(ServedTarget& served, const Chunk& chunk, Counters& co
   return worst;
 }
 
-void FillPool::put_back(Job& job, const Chunk& chunk, Outcome outcome) {
+void FillPool::put_back(Job& job, const Chunk& chunk, Outcome outcome, uint64_t nanoseconds) {
   --job.in_flight;
+  if (outcome == Outcome::done) job.size.learn(chunk.length, nanoseconds);
   if (outcome == Outcome::again) job.cursor = std::min(job.cursor, chunk.first);
   if (outcome == Outcome::gone) job.cursor = job.served->target.residency().pages();
   if (job.in_flight == 0) idle_.notify_all();

@@ -1,7 +1,7 @@
 // The fillers: threads that install, in the background, the pages that nobody has touched yet.
 //
-// Work is handed out in chunks so small that a fault hardly waits for one, in turn over the targets
-// that fill; a filler yields while its target's faults are being served.
+// Work is handed out in chunks so small that a fault hardly waits for one (ChunkSize), in turn over
+// the targets that fill; a filler yields while its target's faults are being served.
 #pragma once
 
 #include <condition_variable>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/linux/thread.hpp"
+#include "engine/serve/chunk_size.hpp"
 #include "engine/serve/end_queue.hpp"
 #include "engine/serve/fetch_pool.hpp"
 #include "engine/serve/installer.hpp"
@@ -43,6 +44,7 @@ class FillPool {
     uint64_t cursor = 0;     // page: those before it are handed out
     unsigned in_flight = 0;  // chunks
     unsigned held = 0;       // by settle(): no chunk is handed out
+    ChunkSize size = {};
   };
   struct Chunk {
     uint64_t first = 0, end = 0;  // pages
@@ -59,7 +61,7 @@ class FillPool {
   Outcome fill(ServedTarget& served, const Chunk& chunk, Counters& counters);
   void await_late_sources(std::unique_lock<std::mutex>& lock);
   static Outcome install(ServedTarget& served, const Chunk& chunk, Counters& counters);
-  void put_back(Job& job, const Chunk& chunk, Outcome outcome);
+  void put_back(Job& job, const Chunk& chunk, Outcome outcome, uint64_t nanoseconds);
   static void pass(ServedTarget& served);
 
   EndQueue& ends_;

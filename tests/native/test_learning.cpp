@@ -1,6 +1,8 @@
-// What the handler decides by what it saw, without any kernel: fault-around, and spinning.
+// What handlers and fillers decide by what they saw, without any kernel: fault-around, spinning,
+// the size of chunks.
 #include <random>
 
+#include "engine/serve/chunk_size.hpp"
 #include "engine/serve/fault_streams.hpp"
 #include "engine/serve/spinning.hpp"
 #include "support.hpp"
@@ -103,6 +105,17 @@ TEST_SUITE("pure") {
     uint64_t found = 0;
     for (int wait = 0; wait < 4000; ++wait) found += looks(1) > 0;
     CHECK(found > 2000);
+  }
+
+  TEST_CASE("a filler's chunk is what takes the time that a fault may wait") {
+    ChunkSize size;
+    for (int i = 0; i < 100; ++i) size.learn(256 * 1024, 256 * 1024 / 4);  // 4 bytes a nanosecond
+    CHECK(size.pages(4096) == doctest::Approx(4 * ChunkSize::kLongestNs / 4096).epsilon(0.05));
+    for (int i = 0; i < 100; ++i) size.learn(256 * 1024, 1);
+    CHECK(size.pages(4096) == ChunkSize::kMost / 4096);
+    CHECK(size.pages(1 << 30) == 1);
+    for (int i = 0; i < 100; ++i) size.learn(256 * 1024, 1'000'000'000);
+    CHECK(size.pages(4096) == ChunkSize::kLeast / 4096);
   }
 }
 
