@@ -36,6 +36,7 @@ from pyuffd._manager import Manager, serve
 from pyuffd._memory_kinds import MemoryKind
 from pyuffd._probe import Probe, probe
 from pyuffd._release import LostWakes, Release
+from pyuffd._shared_image import SharedImage
 from pyuffd._target import EndingReport, Stats, Target
 from pyuffd._version import __version__
 
@@ -58,6 +59,7 @@ __all__ = [
     "Release",
     "RemapEvent",
     "RemoveEvent",
+    "SharedImage",
     "Source",
     "Stats",
     "Target",

@@ -330,6 +330,31 @@ class CallableSource(Source):
 
     def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
 
+class SharedImage(Source):
+    def __init__(self, source: Source, *, kind: Literal["memfd", "hugetlb"] = "memfd") -> None: ...
+    @property
+    def page_size(self) -> int:
+        """Of its memory, in bytes."""
+
+    @property
+    def missing_pages(self) -> int:
+        """How many were not filled yet."""
+
+    def fileno(self) -> int:
+        """Return its descriptor, which belongs to the image: send it to a target, which maps it."""
+
+    def map(self, offset: int = 0, length: int | None = None, *, shared: bool = False) -> Mapping:
+        """Map it, or whole pages of it, into this process.
+
+        Raises:
+            ValueError: Offset or length are no whole pages of it.
+        """
+
+    def fill(self) -> None:
+        """Start to fill it in the background; returns at once."""
+
+    def _wait(self, seconds: float) -> bool | None: ...
+
 @final
 class Region:
     """One range of a target's memory.

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   bind_userfaultfd(m);
   bind_mapping(m);
   bind_sources(m);
+  bind_shared_image(m);
   bind_region(m);
   bind_manager(m);
 }

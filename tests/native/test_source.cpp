@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "engine/source/file_source.hpp"
+#include "engine/source/shared_image.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -29,6 +30,33 @@ class TemporaryFile {
  private:
   std::string path_ = "/tmp/pyuffd-test-XXXXXX";
   std::string text_;
+};
+
+// Supplies numbered pages, and counts how often each is asked for.
+class CountingSource final : public Source {
+ public:
+  explicit CountingSource(uint64_t pages) : asked_(pages), memory_(pages) {}
+
+  uint64_t length() const noexcept override { return asked_.size() * page(); }
+  Supply supply(uint64_t offset, uint64_t length) const noexcept override {
+    for (uint64_t i = offset / page(); i < (offset + length) / page(); ++i) ++asked_[i];
+    return {reinterpret_cast<const std::byte*>(memory_.image.address() + offset)};
+  }
+  void read(uint64_t, std::span<std::byte>) const override {}
+
+  uint64_t most() const {
+    unsigned most = 0;
+    for (const auto& count : asked_) most = std::max(most, count.load());
+    return most;
+  }
+  bool equals(const std::string& text) const {
+    return std::memcmp(text.data(), reinterpret_cast<const void*>(memory_.image.address()),
+                       text.size()) == 0;
+  }
+
+ private:
+  mutable std::vector<std::atomic<unsigned>> asked_;
+  Memory memory_;
 };
 
 std::string read(const Source& source, uint64_t offset, uint64_t length) {
@@ -110,6 +138,35 @@ TEST_SUITE("source") {
     CHECK_THROWS_WITH_AS(FileSource{path}, doctest::Contains("not a regular file"),
                          std::invalid_argument);
     ::unlink(path.c_str());
+  }
+
+  TEST_CASE("an image's pages are filled once, whoever needs them") {
+    constexpr uint64_t pages = 2000;
+    const auto source = std::make_shared<CountingSource>(pages);
+    SharedImage image(source, MemoryKind::memfd);
+    std::latch start{4};
+    std::vector<std::thread> threads;
+    for (uint64_t seed = 0; seed < 4; ++seed) {
+      threads.emplace_back([&, seed] {
+        start.arrive_and_wait();
+        for (uint64_t i = 0; i < pages; ++i) {
+          const uint64_t first = (i * 31 + seed * 500) % pages;
+          const uint64_t count = std::min<uint64_t>(1 + i % 3, pages - first);
+          int64_t filled;
+          while ((filled = image.fill(first * page(), count * page())) == -EAGAIN) {
+          }
+          CHECK(filled >= static_cast<int64_t>(page()));
+          CHECK(image.has(first * page(), static_cast<uint64_t>(filled)));
+        }
+      });
+    }
+    image.start_filling();
+    for (std::thread& thread : threads) thread.join();
+    while (image.wait_filled(std::chrono::milliseconds(50)) != SharedImage::Filled::all) {
+    }
+    CHECK(image.missing_pages() == 0);
+    CHECK(source->most() == 1);
+    CHECK(source->equals(read(image, 0, image.length())));
   }
 }
 

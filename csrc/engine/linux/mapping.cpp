@@ -58,6 +58,15 @@ Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared)
   address_ = reinterpret_cast<uint64_t>(address);
 }
 
+Mapping::Mapping(int memfd, uint64_t offset, uint64_t length, MemoryKind kind, bool shared)
+    : length_(length), page_size_(page_size_of(kind)), owner_(::getpid()) {
+  void* const address =
+      ::mmap(nullptr, length, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE, memfd,
+             static_cast<off_t>(offset));
+  if (address == MAP_FAILED) throw SystemError(errno, refusal(kind, length, page_size_));
+  address_ = reinterpret_cast<uint64_t>(address);
+}
+
 void Mapping::unmap() noexcept {
   if (address_ != 0 && owner_ == ::getpid()) ::munmap(reinterpret_cast<void*>(address_), length_);
   address_ = 0;

@@ -19,6 +19,8 @@ class Mapping {
   // length is rounded up to page_size; page_size is the base page size, or that of the default
   // hugetlb pool. Throws SystemError, for hugetlb with how to reserve pages.
   Mapping(uint64_t length, MemoryKind kind, bool shared);
+  // Part of a memfd of this kind, which the caller keeps; offset and length are whole pages of it.
+  Mapping(int memfd, uint64_t offset, uint64_t length, MemoryKind kind, bool shared);
   Mapping(Mapping&& other) noexcept
       : address_(std::exchange(other.address_, 0)),
         length_(std::exchange(other.length_, 0)),

@@ -163,11 +163,12 @@ std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
     job.cursor = first;
     if (first == residency.pages()) return std::nullopt;
     const Region& region = *served.target.regions().find_page(first);
-    if (region.late() && served.outstanding_fetches >= FetchPool::kEnough) return std::nullopt;
     const uint64_t most = job.size.pages(region.page_size);
     const uint64_t end =
         residency.next_resident(first + 1, std::min(first + most, region.end_page()));
-    if (!region.late()) {
+    const bool late = region.late(first, end);
+    if (late && served.outstanding_fetches >= FetchPool::kEnough) return std::nullopt;
+    if (!late) {
       job.cursor = end;
       return Chunk{first, end, region.source, region.offset_of(first),
                    (end - first) * region.page_size};

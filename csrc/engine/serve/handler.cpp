@@ -389,11 +389,12 @@ size_t Handler::resolve_run(ServedTarget& served, std::span<const uint64_t> keys
     outcome = resolve_stray(served, address);
   } else if (const uint64_t page = region->page_at(address);
              served.target.residency().resident(page)) {
-    outcome = minor ? installer.install(*region, page, page + 1)
-                    : installer.install_dropped(*region, page);
+    // What is dropped of an image's memory has the image's bytes again.
+    outcome = minor || region->image() ? installer.install(*region, page, page + 1)
+                                       : installer.install_dropped(*region, page);
   } else {
     const Run run = coalesce(served, *region, keys);
-    if (region->late()) {
+    if (region->late(run.first, run.end)) {
       fetch(served, *region, page, {run.first, run.end}, read_at);
       return 1;
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/linux/blank.hpp"
+#include "engine/source/shared_image.hpp"
 
 namespace uffd {
 namespace {
@@ -44,7 +45,8 @@ Outcome Installer::install(const Region& region, uint64_t first, uint64_t end,
     Progress progress =
         region.minor() ? map_cached(region, first, limit) : transfer(region, first, limit, fetched);
     // One page only: COPY into private memory does not stop at what the page cache has.
-    if (region.minor() && region.source && progress.error == -EFAULT && progress.bytes == 0)
+    if (region.minor() && region.source && !region.image() && progress.error == -EFAULT &&
+        progress.bytes == 0)
       progress = transfer(region, first, first + 1, nullptr);
     uint64_t pages = progress.bytes / region.page_size;
     if (pages > 0) {
@@ -163,6 +165,11 @@ Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end,
 }
 
 Progress Installer::map_cached(const Region& region, uint64_t first, uint64_t end) noexcept {
+  if (const SharedImage* image = region.image()) {
+    const int64_t filled = image->fill(region.offset_of(first), (end - first) * region.page_size);
+    if (filled < 0) return {static_cast<int>(filled), 0};
+    end = first + static_cast<uint64_t>(filled) / region.page_size;
+  }
   counters_.add(Count::continues);
   return target_.uffd().continue_(region.address_of(first), (end - first) * region.page_size, 0);
 }

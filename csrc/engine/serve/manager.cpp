@@ -8,6 +8,7 @@
 #include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
+#include "engine/source/shared_image.hpp"
 
 namespace uffd {
 namespace {
@@ -36,7 +37,7 @@ void refuse_pid(pid_t pid) {
 // A Python function needs the GIL, with which a thread of this process may sleep for its page.
 void refuse_late(const RegionTable& regions, bool this_process) {
   for (const Region& region : regions.all()) {
-    if (!region.late() || (!this_process && !region.minor())) continue;
+    if (!region.late() || (!this_process && (!region.minor() || region.image()))) continue;
     throw std::invalid_argument(
         "region " + range_text(region.range.start, region.range.length) +
         (this_process
@@ -44,6 +45,23 @@ void refuse_late(const RegionTable& regions, bool this_process) {
                "may hold the lock that the function needs; give another source"
              : " has minor faults, and its source is a CallableSource: give another source, "
                "or mode='missing'"));
+  }
+}
+
+// CONTINUE maps the image's own pages, so it must be told of every fault on them.
+void refuse_modes_of_images(const RegionTable& regions) {
+  for (const Region& region : regions.all()) {
+    const SharedImage* const image = region.image();
+    if (!image) continue;
+    const std::string name = "region " + range_text(region.range.start, region.range.length);
+    if (region.modes != (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR))
+      throw std::invalid_argument(name + " has a SharedImage: give it mode='missing+minor'");
+    if (region.page_size != image->page_size() || region.source_offset % region.page_size != 0) {
+      throw std::invalid_argument(name + " has page_size " + std::to_string(region.page_size) +
+                                  " and source_offset " + std::to_string(region.source_offset) +
+                                  ", but its SharedImage has pages of " +
+                                  std::to_string(image->page_size()) + " bytes");
+    }
   }
 }
 
@@ -176,6 +194,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   RegionTable& table = served->target.regions();
   served->living = (uffd.features() & kEventFeatures) != 0;
   refuse_late(table, this_process);
+  refuse_modes_of_images(table);
   check_modes(uffd, table);
   if (served->living) look_at_living(served->target);
   if (options.registered && this_process) refuse_foreign(table);

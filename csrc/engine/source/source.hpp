@@ -12,6 +12,8 @@
 
 namespace uffd {
 
+class SharedImage;
+
 // What a source answers for a range: bytes that stay readable until the source dies, or zeros
 // (bytes == nullptr). The address may turn out to be unreadable, as behind the end of a file that
 // shrank: COPY then says EFAULT.
@@ -34,6 +36,8 @@ class Source {
   virtual Supply supply(uint64_t /*offset*/, uint64_t /*length*/) const noexcept { return {}; }
 
   virtual bool late() const noexcept { return false; }
+  // This, where its bytes are the page cache of the regions that have it for a source.
+  virtual const SharedImage* image() const noexcept { return nullptr; }
   // How long a fault waits for a late source before its page is poisoned; empty: without end.
   virtual std::optional<std::chrono::nanoseconds> deadline() const noexcept { return {}; }
 

@@ -6,6 +6,7 @@
 
 #include "engine/linux/error.hpp"
 #include "engine/linux/syscall.hpp"
+#include "engine/source/shared_image.hpp"
 
 namespace uffd {
 namespace {
@@ -44,6 +45,11 @@ Region::Region(Range memory, SourcePtr from, uint64_t offset, uint64_t size_of_p
                       std::to_string(source_offset) + " on it is shorter than the region's " +
                       std::to_string(range.length));
   }
+}
+
+bool Region::late(uint64_t first, uint64_t end) const noexcept {
+  if (!late()) return false;
+  return !image() || !image()->has(offset_of(first), (end - first) * page_size);
 }
 
 }  // namespace uffd

@@ -40,6 +40,9 @@ struct Region {
   bool minor() const noexcept { return (modes & UFFDIO_REGISTER_MODE_MINOR) != 0; }
   bool write_protected() const noexcept { return (modes & UFFDIO_REGISTER_MODE_WP) != 0; }
   bool late() const noexcept { return source && source->late(); }
+  // Whether the bytes of these pages must be waited for.
+  bool late(uint64_t first, uint64_t end) const noexcept;
+  const SharedImage* image() const noexcept { return source ? source->image() : nullptr; }
 
   Range range;
   SourcePtr source;

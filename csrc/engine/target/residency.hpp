@@ -6,7 +6,7 @@
 // target itself dropped the page since.
 #pragma once
 
-#include "engine/target/page_set.hpp"
+#include "engine/linux/page_set.hpp"
 
 namespace uffd {
 

@@ -1,4 +1,4 @@
-#include "engine/target/page_set.hpp"
+#include "engine/linux/page_set.hpp"
 
 #include <algorithm>
 #include <bit>

@@ -1,0 +1,267 @@
+#include "engine/source/shared_image.hpp"
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <vector>
+
+#include "engine/linux/blank.hpp"
+#include "engine/linux/thread.hpp"
+
+namespace uffd {
+namespace {
+
+#ifndef MFD_HUGETLB
+constexpr unsigned MFD_HUGETLB = 4;
+#endif
+
+constexpr uint64_t kFillBytes = 256 * 1024;
+// How often a fault looks again for a page that another thread is filling.
+constexpr unsigned kPatience = 256;
+
+uint64_t whole_pages(uint64_t length, uint64_t page_size) {
+  return (length + page_size - 1) / page_size * page_size;
+}
+
+SourcePtr checked(SourcePtr source) {
+  if (source->length() == 0) throw std::invalid_argument("an image of an empty source");
+  if (source->length() > INT64_MAX / 2) {
+    throw std::invalid_argument("an image of a source of " + std::to_string(source->length()) +
+                                " bytes: give one whose length is that of its bytes");
+  }
+  if (source->image()) throw std::invalid_argument("the source is a SharedImage already");
+  return source;
+}
+
+uint64_t page_size_of(MemoryKind kind) {
+  if (kind != MemoryKind::hugetlb) return sys::page_size();
+  const uint64_t size = hugetlb_page_size();
+  if (size == 0)
+    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)");
+  return size;
+}
+
+Fd make_memfd(MemoryKind kind, uint64_t length) {
+  const unsigned flags = MFD_CLOEXEC | (kind == MemoryKind::hugetlb ? MFD_HUGETLB : 0u);
+  Fd memfd(or_throw(::memfd_create("pyuffd-image", flags), "memfd_create of an image"));
+  or_throw(::ftruncate(memfd.get(), static_cast<off_t>(length)), "ftruncate of an image");
+  return memfd;
+}
+
+}  // namespace
+
+SharedImage::SharedImage(SourcePtr source, MemoryKind kind)
+    : source_(checked(std::move(source))),
+      kind_(kind),
+      page_size_(page_size_of(kind)),
+      length_(whole_pages(source_->length(), page_size_)),
+      memfd_(make_memfd(kind, length_)),
+      claimed_(length_ / page_size_),
+      filled_(length_ / page_size_),
+      missing_(length_ / page_size_) {
+  // Shared, so that the pool's pages are reserved for the file here, and never lack later.
+  if (kind == MemoryKind::hugetlb) mapping_ = Mapping(memfd_.get(), 0, length_, kind, true);
+}
+
+SharedImage::~SharedImage() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  if (filler_.joinable()) filler_.join();
+}
+
+void SharedImage::prepare(uint64_t offset, uint64_t length) const noexcept {
+  if (offset >= source_->length() || has(offset, length)) return;
+  source_->prepare(offset, std::min(length, source_->length() - offset));
+}
+
+bool SharedImage::has(uint64_t offset, uint64_t length) const noexcept {
+  const uint64_t end = (offset + length + page_size_ - 1) / page_size_;
+  return filled_.next_outside(offset / page_size_, end) == end;
+}
+
+int64_t SharedImage::fill(uint64_t offset, uint64_t length) const noexcept {
+  const uint64_t first = offset / page_size_;
+  const uint64_t end = (offset + length) / page_size_;
+  for (unsigned left = kPatience;; --left) {
+    const uint64_t there = filled_.next_outside(first, end);
+    if (there > first) return static_cast<int64_t>((there - first) * page_size_);
+    const uint64_t claimed = source_->late() ? first : claim(first, end);
+    if (claimed > first && !write_from_source(first, claimed)) return -EFAULT;
+    if (claimed > first) continue;
+    if (left == 0) return -EAGAIN;
+    ::sched_yield();
+  }
+}
+
+uint64_t SharedImage::claim(uint64_t first, uint64_t end) const noexcept {
+  while (first < end && claimed_.add(first, 1) == 1) ++first;
+  return first;
+}
+
+// Where they cannot be filled the next one may try.
+void SharedImage::settle(uint64_t first, uint64_t end, bool filled) const noexcept {
+  if (filled) {
+    missing_.fetch_sub(filled_.add(first, end - first), std::memory_order_acq_rel);
+  } else {
+    claimed_.remove(first, end - first);
+  }
+}
+
+// What fails as a whole is tried page by page: those before the first that fails are filled.
+bool SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept {
+  const auto write_pages = [this](uint64_t from, uint64_t to) {
+    const uint64_t offset = from * page_size_;
+    const uint64_t length = std::min(to * page_size_, source_->length()) - offset;
+    const Supply supply = source_->supply(offset, length);
+    if (supply.bytes) return write(offset, supply.bytes, length);
+    // An untouched page of the file is a hole, which no CONTINUE finds.
+    const auto* zeros = reinterpret_cast<const std::byte*>(zeros_address());
+    for (uint64_t done = 0; done < length; done += kBlankLength) {
+      if (!write(offset + done, zeros, std::min(length - done, kBlankLength))) return false;
+    }
+    return true;
+  };
+  if (write_pages(first, end)) {
+    settle(first, end, true);
+    return true;
+  }
+  uint64_t page = first;
+  while (page < end && write_pages(page, page + 1)) ++page;
+  if (page > first) settle(first, page, true);
+  if (page < end) settle(page, end, false);
+  return page > first;
+}
+
+// By the kernel, which says EFAULT where the bytes cannot be read.
+bool SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept {
+  while (length > 0) {
+    ssize_t count;
+    if (kind_ == MemoryKind::hugetlb) {
+      const iovec to{reinterpret_cast<void*>(mapping_.address() + offset), length};
+      const iovec from{const_cast<std::byte*>(bytes), length};
+      count = ::process_vm_readv(::getpid(), &to, 1, &from, 1, 0);
+    } else {
+      count = ::pwrite(memfd_.get(), bytes, length, static_cast<off_t>(offset));
+    }
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return false;
+    const auto written = static_cast<uint64_t>(count);
+    offset += written;
+    bytes += written;
+    length -= written;
+  }
+  return true;
+}
+
+void SharedImage::read(uint64_t offset, std::span<std::byte> into) const {
+  check_range(offset, into.size());
+  if (into.empty()) return;
+  const uint64_t first = offset / page_size_;
+  const uint64_t end = (offset + into.size() + page_size_ - 1) / page_size_;
+  if (source_->late()) {
+    read_late(first, end);
+  } else {
+    for (uint64_t page = first; page < end;) {
+      const int64_t filled = fill(page * page_size_, (end - page) * page_size_);
+      if (filled == -EFAULT)
+        throw SystemError(EFAULT, "the image's source cannot supply its bytes");
+      if (filled > 0) page += static_cast<uint64_t>(filled) / page_size_;
+    }
+  }
+  if (kind_ == MemoryKind::hugetlb) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(mapping_.address()) + offset;
+    std::copy_n(bytes, into.size(), into.begin());
+    return;
+  }
+  while (!into.empty()) {
+    const ssize_t count =
+        ::pread(memfd_.get(), into.data(), into.size(), static_cast<off_t>(offset));
+    if (count <= 0) throw SystemError(errno, "cannot read the image");
+    offset += static_cast<uint64_t>(count);
+    into = into.subspan(static_cast<size_t>(count));
+  }
+}
+
+// Each page is read from the source by whoever claims it; the others wait for that.
+void SharedImage::read_late(uint64_t first, uint64_t end) const {
+  for (uint64_t page = first; (page = filled_.next_outside(page, end)) < end;) {
+    const uint64_t claimed = claim(page, end);
+    if (claimed == page) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return filled_.contains(page) || !claimed_.contains(page); });
+      continue;
+    }
+    struct Settle {
+      const SharedImage& image;
+      uint64_t page, claimed;
+      bool filled = false;
+      ~Settle() {
+        {
+          const std::lock_guard lock(image.mutex_);
+          image.settle(page, claimed, filled);
+        }
+        image.changed_.notify_all();
+      }
+    } settled{*this, page, claimed};
+    const uint64_t offset = page * page_size_;
+    std::vector<std::byte> bytes(std::min(claimed * page_size_, source_->length()) - offset);
+    source_->read(offset, bytes);
+    settled.filled = write(offset, bytes.data(), bytes.size());
+    if (!settled.filled) throw SystemError(ENOMEM, "cannot write the image");
+  }
+}
+
+void SharedImage::start_filling() {
+  const std::lock_guard lock(mutex_);
+  if (filling_ || missing_pages() == 0) return;
+  if (filler_.joinable()) filler_.join();
+  filling_ = true;
+  filler_ = start_thread("uffd-image", std::nullopt, [this] { fill_all(); });
+}
+
+void SharedImage::fill_all() {
+  const uint64_t end = length_ / page_size_;
+  const uint64_t step = std::max<uint64_t>(kFillBytes / page_size_, 1);
+  for (uint64_t page = 0; (page = filled_.next_outside(page, end)) < end;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) break;
+    }
+    const uint64_t to = filled_.next_inside(page, std::min(page + step, end));
+    const uint64_t offset = page * page_size_, length = (to - page) * page_size_;
+    if (source_->late()) {
+      try {
+        read_late(page, to);
+      } catch (const std::exception&) {
+        // It is tried again where somebody needs it.
+      }
+      page = to;
+      continue;
+    }
+    prepare(offset, length);
+    const int64_t filled = fill(offset, length);
+    if (filled > 0) page += static_cast<uint64_t>(filled) / page_size_;
+    if (filled == -EFAULT) ++page;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    filling_ = false;
+  }
+  changed_.notify_all();
+}
+
+SharedImage::Filled SharedImage::wait_filled(std::chrono::milliseconds timeout) const {
+  std::unique_lock lock(mutex_);
+  // Faults fill pages too, and notify nobody.
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  constexpr std::chrono::milliseconds look{10};
+  while (missing_pages() > 0 && filling_ && std::chrono::steady_clock::now() < until)
+    changed_.wait_for(lock, look);
+  if (missing_pages() == 0) return Filled::all;
+  return filling_ ? Filled::not_yet : Filled::not_all;
+}
+
+}  // namespace uffd
