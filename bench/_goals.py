@@ -84,6 +84,8 @@ def _placed_goals(results: Results) -> Iterator[Goal]:
     forced = [found for name in ("free", "on-first", "on-second") if (found := ratio("auto", name))]
     best = max(forced, key=lambda found: found.of_medians, default=None)
     yield _goal("one fault, auto / best placement that touches no thread", best, 1.15)
+    inline = results.ratio("fault", "inline/around-1/manager", "inline/around-1/floor")
+    yield _goal("one fault inline / COPY in a bare SIGBUS handler", inline, 1.10)
     for threads in MANY_THREADS:
         name = f"adopt/threads-{threads}"
         adopted = results.ratio("fault", f"{name}/adopt", f"{name}/floor")

@@ -98,6 +98,29 @@ class Serving:
             server.join()
         return touched.seconds / self.pages
 
+    def by_sigbus_floor(self) -> float:
+        """Copy in the SIGBUS handler of this thread, which touches; returns its seconds per page."""
+        if self.window == "auto":
+            raise ValueError("the floor has a fixed window")
+        with registered(self.fresh(pyuffd.Feature.SIGBUS)) as uffd:
+            nanoseconds = _workload.sigbus_touch(
+                uffd.fileno(),
+                self.target.ranges[0][0],
+                self.source.address,
+                self.pages * PAGE,
+                window=self.window,
+                page_size=PAGE,
+            )
+        return nanoseconds * 1e-9 / self.pages
+
+    def by_inline(self) -> float:
+        """Serve inline, and touch by this thread; returns its seconds per page."""
+        handoff = self.fresh(pyuffd.Feature.SIGBUS)
+        with pyuffd.serve(handoff.uffd, handoff.regions, inline=True, fault_around=self.window, verify=False) as served:
+            nanoseconds = _workload.native_touch(self.target.ranges[0][0], self.pages * PAGE, PAGE)
+            served.wait(progress=False)
+        return nanoseconds * 1e-9 / self.pages
+
     def by_bulk_copy(self, threads: int = 1) -> float:
         """Install all pages by UFFDIO_COPY alone, nobody touching; returns the seconds per page."""
         with registered(self.fresh()) as uffd:

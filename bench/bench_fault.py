@@ -5,7 +5,7 @@ serve the same memory from the same bytes at the same placement. The cases named
 comes to a UFFDIO_COPY of everything: the time of touching resident memory is taken off there. Those named ``placed``
 leave the threads free and ask what the manager's placements make of that: beside the naive loop that managers use
 (poll, read and COPY, free), and the paired floor, whose thread and handler are held on one CPU. ``adopt`` does that for
-1 to 16 threads.
+1 to 16 threads. ``inline``: the thread that touches resolves its faults itself, in the handler of a SIGBUS.
 """
 
 import argparse
@@ -33,7 +33,15 @@ def cases(_options: argparse.Namespace) -> Sequence[Case]:
     windows = [_case(setup, SAME, window, 1) for setup in SETUPS for window in FAULT_AROUND[1:]]
     threads = [_case("in-process", SAME, 1, count) for count in THREADS[1:]]
     adopted = [_adopt_case(count) for count in MANY_THREADS]
-    return [*placements, *windows, *threads, *map(_bulk_case, SETUPS), _placed_case(), *adopted]
+    return [
+        *placements,
+        *windows,
+        *threads,
+        *map(_bulk_case, SETUPS),
+        _placed_case(),
+        *adopted,
+        *map(_inline_case, FAULT_AROUND),
+    ]
 
 
 def _case(setup: str, placement: Placement, window: int, threads: int) -> Case:
@@ -146,6 +154,28 @@ def _adopt_arms(name: str, threads: int) -> Iterator[Sequence[Arm]]:
             arm(f"{name}/auto", partial(free.by_placed_manager, "auto")),
             arm(f"{name}/naive", free.by_floor),
         ]
+
+
+def _inline_case(window: int) -> Case:
+    name = f"inline/around-{window}"
+    return Case(
+        name,
+        partial(_inline_arms, name, window),
+        metadata={"setup": "in-process", "threads": 1, "fault_around": window, "placement": "one thread, free"},
+        against={f"{name}/{arm}": f"{name}/floor" for arm in ("manager", "learned")},
+    )
+
+
+@contextmanager
+def _inline_arms(name: str, window: int) -> Iterator[Sequence[Arm]]:
+    source = Pattern(_PAGES_OF_WINDOWS * PAGE)
+    with open_target("in-process") as target:
+        fixed = Serving(target, source, _PAGES_OF_WINDOWS, FREE, window)
+        arms = [arm(f"{name}/floor", fixed.by_sigbus_floor), arm(f"{name}/manager", fixed.by_inline)]
+        if window > 1:
+            learned = Serving(target, source, _PAGES_OF_WINDOWS, FREE, "auto")
+            arms.append(arm(f"{name}/learned", learned.by_inline))
+        yield arms
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pyuffd._core import (
     ZeroSource,
 )
 from pyuffd._flags import FaultFlag, Feature, RegisterMode
+from pyuffd._inline import touch
 from pyuffd._lazy import lazy_array, target_of
 from pyuffd._manager import Manager, serve
 from pyuffd._memory_kinds import MemoryKind
@@ -74,4 +75,5 @@ __all__ = [
     "probe",
     "serve",
     "target_of",
+    "touch",
 ]

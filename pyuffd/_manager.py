@@ -10,6 +10,7 @@ from typing import Literal
 
 from pyuffd import _core, _watcher
 from pyuffd._core import Region, Userfaultfd
+from pyuffd._inline import check_sigbus
 from pyuffd._target import Target
 
 Ending = Literal["auto", "early-close", "unregister", "keep-open"]
@@ -53,6 +54,7 @@ class Manager:
         ending: Ending = "auto",
         fault_around: int | Literal["auto"] = "auto",
         idle: Literal["awake"] | None = None,
+        inline: bool = False,
         verify: bool = True,
     ) -> Target:
         """Serve a target from now on; see ``serve()``.
@@ -62,7 +64,7 @@ class Manager:
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
-        core = add_target(self._core, uffd, regions, pid, ending, fault_around, idle, verify)
+        core = add_target(self._core, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline)
         target = Target(core, owns_manager=False)
         self._targets = [other for other in self._targets if not other.ended]
         self._targets.append(target)
@@ -106,6 +108,7 @@ def serve(
     cpus: Sequence[int] | None = None,
     placement: Placement = "auto",
     idle: Literal["awake"] | None = None,
+    inline: bool = False,
     verify: bool = True,
 ) -> Target:
     """Serve the faults of one target with a manager of its own, from now on.
@@ -128,6 +131,10 @@ def serve(
             ``Feature.THREAD_ID``. ``"free"`` leaves all to the scheduler; CPUs hold the handlers to them in turn.
         idle: ``"awake"`` holds /dev/cpu_dma_latency at 0 as long as the target is served, so that idle CPUs wake up
             sooner; it costs power.
+        inline: The threads of this process resolve their faults themselves, in the handler of a SIGBUS, so that no
+            other thread is woken; for a userfaultfd opened with ``Feature.SIGBUS``. System calls on missing pages fail
+            with EFAULT: ``touch()`` the memory before. The process's SIGBUS is taken over; what is no fault of ours is
+            passed on to whoever had it before.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:
@@ -141,7 +148,7 @@ def serve(
         UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region.
     """
     manager = make_core(1, fillers, placement, cpus)
-    core = add_target(manager, uffd, regions, pid, ending, fault_around, idle, verify)
+    core = add_target(manager, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline)
     return Target(core, owns_manager=True)
 
 
@@ -178,10 +185,13 @@ def add_target(
     fault_around: int | Literal["auto"],
     idle: Literal["awake"] | None,
     verify: bool,
+    *,
+    inline: bool = False,
 ) -> _core.Target:
     """Serve a target with this manager; the arguments are those of ``serve()``."""
     if pid is not None and operator.index(pid) <= 0:
         raise ValueError(f"pid is {pid}; give that of the target, or None for this process")
+    check_sigbus()
     if idle not in ("awake", None):
         raise ValueError(f"idle is {idle!r}; it must be 'awake' or None")
     return manager.add(
@@ -192,4 +202,5 @@ def add_target(
         fault_around=None if fault_around == "auto" else fault_around,
         verify=verify,
         awake=idle == "awake",
+        inline=inline,
     )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pyuffd import _core
 from pyuffd._core import Userfaultfd
+from pyuffd._inline import check_sigbus
 
 Missing = Literal["raise", "fill", "zero", "poison"]
 
@@ -56,7 +57,7 @@ class Stats:
     """What serving a target took until now.
 
     Attributes:
-        faults: Fault messages read.
+        faults: Fault messages read; of a target that is served inline, faults that were resolved.
         reads: Calls of read(2) that returned at least one message.
         copies: UFFDIO_COPY calls.
         zeropages: UFFDIO_ZEROPAGE calls.
@@ -214,6 +215,7 @@ class Target:
         Raises:
             RuntimeError: After ``stop()``.
         """
+        check_sigbus()
         if self._report is None:
             self._core.fill()
 
@@ -234,6 +236,7 @@ class Target:
             ValueError: The timeout is NaN.
             RuntimeError: After ``stop()``.
         """
+        check_sigbus()
         if timeout is not None and math.isnan(timeout):
             raise ValueError("timeout is not a number")
         if self._stopped is not None:
@@ -249,6 +252,7 @@ class Target:
 
     def stats(self) -> Stats:
         """Return the counters of this moment."""
+        check_sigbus()
         return Stats(**self._core.stats(), latency_bounds=_LATENCY_BOUNDS)
 
     def close(self, missing: Missing = "raise") -> EndingReport:

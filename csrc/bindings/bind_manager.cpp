@@ -98,8 +98,9 @@ std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py
 std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle& uffd_handle,
                                   const std::vector<Region>& regions, pid_t pid,
                                   const std::string& ending, const py::object& fault_around,
-                                  bool verify, bool awake) {
+                                  bool verify, bool awake, bool inline_faults) {
   TargetOptions options;
+  options.inline_faults = inline_faults;
   options.awake = awake;
   options.pid = pid;
   options.ending = choose("ending", ending, kEndings);
@@ -166,6 +167,7 @@ const Choices<Count> kCounts{{"faults", Count::faults},
                              {"failed", Count::failed}};
 
 std::string placement_text(const ServedTarget& served) {
+  if (served.inline_faults) return "inline";
   std::string text = "free";
   if (const auto cpu = served.handler_cpu) {
     text = served.adoption ? "adopt: handler and threads on CPU " : "handler on CPU ";
@@ -232,7 +234,7 @@ void bind_manager(py::module_& m) {
       .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "placement"_a,
            "cpus"_a, "watcher"_a)
       .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
-           "verify"_a, "awake"_a);
+           "verify"_a, "awake"_a, "inline"_a);
 
   py::class_<TargetHandle>(m, "Target")
       .def("fill",

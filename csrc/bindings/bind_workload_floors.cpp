@@ -1,6 +1,7 @@
 #include "bindings/bind_workload.hpp"
 #include "engine/linux/dma_latency.hpp"
 #include "workload/floor.hpp"
+#include "workload/sigbus_floor.hpp"
 
 namespace uffd::workload {
 namespace {
@@ -12,6 +13,11 @@ uint64_t bulk_copy_of(int fd, uint64_t start, uint64_t source, uint64_t length, 
 
 uint64_t unregister_and_close_of(int fd, const PyRanges& ranges) {
   return unregister_and_close(fd, to_ranges(ranges));
+}
+
+uint64_t sigbus_touch_of(int fd, uint64_t start, uint64_t source, uint64_t length, uint64_t window,
+                         uint64_t page_size) {
+  return sigbus_touch({fd, start, source, length, window, page_size});
 }
 
 void bind_dma_latency(py::module_& m) {
@@ -37,6 +43,9 @@ void bind_floors(py::module_& m) {
         py::kw_only(), py::arg("chunk"), WithoutGil(), "pread(2) in a loop; returns ns.");
   m.def("native_touch", &native_touch, py::arg("address"), py::arg("length"), py::arg("page_size"),
         WithoutGil(), "First touches of fresh memory; returns ns.");
+  m.def("sigbus_touch", &sigbus_touch_of, py::arg("fd"), py::arg("start"), py::arg("source"),
+        py::arg("length"), py::kw_only(), py::arg("window") = 1, py::arg("page_size") = 4096,
+        WithoutGil(), "First touches, each with UFFDIO_COPY in its SIGBUS handler; returns ns.");
   m.def("release_pages", &release_pages, py::arg("address"), py::arg("length"), WithoutGil(),
         "MADV_DONTNEED.");
   m.def("warm", &warm, py::arg("length"), WithoutGil(),

@@ -15,6 +15,7 @@ PYBIND11_MODULE(_core, m) {
   bind_shared_image(m);
   bind_region(m);
   bind_manager(m);
+  bind_inline(m);
 }
 
 }  // namespace uffd::bindings

@@ -62,6 +62,7 @@ EndingReport let_go(Target& target, const Choice& choice) {
     for (const Region& region : target.regions().all())
       unregister_and_wake(target.uffd(), region.range);
   }
+  if (choice.before_close) choice.before_close();
   target.uffd().close();
   const uint64_t ended = sys::monotonic_ns();
   report.began = static_cast<double>(began) * 1e-9;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,6 +39,7 @@ struct EndingReport {
 struct Choice {
   Ending ending;
   std::string reason;
+  std::function<void()> before_close = {};  // when nothing is registered any more under unregister
 };
 
 // Turns automatic into what is safe here; others stay as they were asked for. Looks at descriptors

@@ -119,12 +119,19 @@ void Ender::stop(ServedTarget& served) {
 }
 
 void Ender::end(ServedTarget& served) {
+  if (served.inline_faults) {
+    return let_go_of(
+        served,
+        {Ending::unregister, "served inline: a fault that met an early close would be a SIGBUS"},
+        served.verify);
+  }
   const Ending asked = served.ending == Ending::keep_open ? Ending::automatic : served.ending;
   let_go_of(served, choose_ending(asked, served.target), served.verify);
 }
 
-void Ender::let_go_of(ServedTarget& served, const Choice& choice, bool look) {
+void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   detach(served);
+  if (served.inline_faults) choice.before_close = [&served] { inline_targets::remove(served); };
   served.process.close();
   if (served.living && !served.gone) drain(served);
   const uint64_t missing = served.target.residency().missing();

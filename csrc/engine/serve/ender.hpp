@@ -24,7 +24,7 @@ class Ender {
   void drain(ServedTarget& served);
   void stop(ServedTarget& served);
   void end(ServedTarget& served);
-  void let_go_of(ServedTarget& served, const Choice& choice, bool look);
+  void let_go_of(ServedTarget& served, Choice choice, bool look);
   std::optional<bool> verify(const Target& target);
   void detach(ServedTarget& served);
   static void release_local_memory(ServedTarget& served);

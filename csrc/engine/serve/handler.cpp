@@ -511,6 +511,9 @@ bool Handler::obey() {
     if (is_fork_child(*served)) children_.fetch_sub(1, std::memory_order_relaxed);
   }
   to_remove_.clear();
+  for (ServedTarget* served : served_) {
+    if (served->inline_faults) ends_.announce_if_settled(*served);
+  }
   answered_ = asked_;
   obeyed_.notify_all();
   return stopping_;

@@ -43,6 +43,9 @@ class Handler {
   void settle();
 
   const std::optional<Cpu>& cpu() const noexcept { return cpu_; }
+  // Has the thread see whether one of its inline targets is settled. In signal handlers too.
+  void look_at_inline_targets() noexcept { wake_.signal(); }
+
   size_t targets() const noexcept { return targets_.load(std::memory_order_relaxed); }
 
  private:

@@ -13,12 +13,61 @@
 namespace uffd {
 namespace {
 
-void refuse_features(uint64_t features) {
-  if (features & UFFD_FEATURE_SIGBUS) {
+void refuse_features(uint64_t features, bool inline_faults) {
+  if ((features & UFFD_FEATURE_SIGBUS) && !inline_faults) {
     throw std::invalid_argument(
-        "this userfaultfd has the feature SIGBUS, so its faults reach no manager: open it without");
+        "this userfaultfd has the feature SIGBUS, so its faults reach no manager: serve it with "
+        "inline=True, or open it without");
+  }
+  if (!inline_faults) return;
+  if (!(features & UFFD_FEATURE_SIGBUS)) {
+    throw std::invalid_argument(
+        "inline=True resolves faults in signal handlers: open the userfaultfd with Feature.SIGBUS");
+  }
+  if (features & kEventFeatures) {
+    throw std::invalid_argument(
+        "inline=True is without event features: open the userfaultfd with Feature.SIGBUS alone");
   }
 }
+
+void refuse_inline(const RegionTable& regions, const TargetOptions& options, bool this_process,
+                   Placement placement) {
+  if (!this_process || options.registered)
+    throw std::invalid_argument("inline=True is for memory of this process: leave it out");
+  if (options.ending == Ending::early_close || options.ending == Ending::keep_open) {
+    throw std::invalid_argument(std::string("ending is '") + name(options.ending) +
+                                "', but with inline=True faults that meet it would be a SIGBUS: "
+                                "give 'auto' or 'unregister'");
+  }
+  if (placement == Placement::adopt)
+    throw std::invalid_argument("inline=True has no handler: placement 'adopt' is not for it");
+  for (const Region& region : regions.all()) {
+    if (region.modes == UFFDIO_REGISTER_MODE_MISSING) continue;
+    throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
+                                ": inline=True is for mode='missing' alone");
+  }
+}
+
+// Has signal handlers know the target, unless what follows throws.
+class InlineAddition {
+ public:
+  explicit InlineAddition(ServedTarget& served) : served_(served) {
+    if (served.inline_faults) inline_targets::add(served);
+  }
+  InlineAddition(const InlineAddition&) = delete;
+  InlineAddition& operator=(const InlineAddition&) = delete;
+  ~InlineAddition() {
+    if (served_.inline_faults && !done_) inline_targets::remove(served_);
+  }
+  void done() noexcept {
+    done_ = true;
+    if (served_.inline_faults) served_.inline_faults->open();
+  }
+
+ private:
+  ServedTarget& served_;
+  bool done_ = false;
+};
 
 void refuse_unnamed_threads(const Userfaultfd& uffd) {
   if (uffd.features() & UFFD_FEATURE_THREAD_ID) return;
@@ -183,7 +232,7 @@ void Manager::leave(ServedTarget& served) {
 
 std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region> regions,
                                            const TargetOptions& options) {
-  refuse_features(uffd.features());
+  refuse_features(uffd.features(), options.inline_faults);
   if (options.fault_around == 0u)
     throw std::invalid_argument("fault_around is 0 pages; it must be at least 1");
   if (options.pid != 0) refuse_pid(options.pid);
@@ -193,6 +242,10 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
       options.fault_around, options.verify, fillers_->threads());
   RegionTable& table = served->target.regions();
   served->living = (uffd.features() & kEventFeatures) != 0;
+  if (options.inline_faults) {
+    refuse_inline(table, options, this_process, placement_);
+    served->inline_faults = std::make_unique<InlineFaults>(*served);
+  }
   refuse_late(table, this_process);
   refuse_modes_of_images(table);
   check_modes(uffd, table);
@@ -212,11 +265,13 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
                                                   *served->handler_cpu);
   }
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);
+  InlineAddition addition(*served);
   if (!options.registered) register_regions(uffd, table);
   if (this_process) forbid_fork(table);
 
   roster_.add(served);
   served->target.take(std::move(uffd));
+  addition.done();
   // What somebody else has read is told to nobody again: its threads wake up and fault once more.
   // Before it is served, since it may have ended right afterwards.
   wake_all(served->target);

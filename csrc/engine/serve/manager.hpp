@@ -45,6 +45,7 @@ struct TargetOptions {
   std::optional<uint32_t> fault_around = {};  // pages; empty: it learns
   bool registered = false;                    // by its sender
   bool verify = true;
+  bool inline_faults = false;  // its threads resolve their faults themselves: see InlineFaults
   bool awake = false;  // while it is served, idle CPUs sleep lightly: /dev/cpu_dma_latency at 0
 };
 

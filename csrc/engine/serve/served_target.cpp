@@ -57,6 +57,7 @@ std::vector<std::shared_ptr<ServedTarget>> children(const ServedTarget& parent) 
 Stats collect_stats(const ServedTarget& served) {
   Stats stats;
   served.handler_counters.add_to(stats.counts);
+  if (served.inline_faults) served.inline_faults->add_to(stats.counts);
   served.ender_counters.add_to(stats.counts);
   served.fetcher_counters.add_to(stats.counts);
   for (const Counters& counters : served.filler_counters) counters.add_to(stats.counts);

@@ -20,6 +20,7 @@
 #include "engine/serve/adoption.hpp"
 #include "engine/serve/event_gate.hpp"
 #include "engine/serve/fault_streams.hpp"
+#include "engine/serve/inline_faults.hpp"
 #include "engine/serve/local_memory.hpp"
 #include "engine/serve/stats.hpp"
 #include "engine/target/target.hpp"
@@ -60,18 +61,19 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   bool living = false;                         // it has event features; constant once it is served
   mutable EventGate gate;
 
-  std::weak_ptr<ServedTarget> parent;     // of a fork child
-  std::unique_ptr<Adoption> adoption;     // under Placement::adopt
-  std::optional<DmaLatency> awake;        // while it is served, where that was asked for
-  std::optional<Cpu> handler_cpu;         // of its handler, where that is held to one
-  bool kept_awake = false;                // it has, or had, awake
-  Handler* handler = nullptr;             // set before it serves, then constant
-  Fd process;                             // of another process, as a pidfd; the same
-  Counters handler_counters;              // the handler's; once that has let go, the ender's
-  LatencyHistogram latency;               // the handler's
-  FaultStreams streams;                   // the handler's
-  Counters ender_counters;                // the ender's
-  std::vector<Counters> filler_counters;  // one each
+  std::weak_ptr<ServedTarget> parent;           // of a fork child
+  std::unique_ptr<Adoption> adoption;           // under Placement::adopt
+  std::optional<DmaLatency> awake;              // while it is served, where that was asked for
+  std::unique_ptr<InlineFaults> inline_faults;  // where its threads resolve their faults themselves
+  std::optional<Cpu> handler_cpu;               // of its handler, where that is held to one
+  bool kept_awake = false;                      // it has, or had, awake
+  Handler* handler = nullptr;                   // set before it serves, then constant
+  Fd process;                                   // of another process, as a pidfd; the same
+  Counters handler_counters;                    // the handler's; once that has let go, the ender's
+  LatencyHistogram latency;                     // the handler's
+  FaultStreams streams;                         // the handler's
+  Counters ender_counters;                      // the ender's
+  std::vector<Counters> filler_counters;        // one each
 
   uint64_t watched_sleepers = 0;  // at the watchdog's last look; the handler's
   uint64_t watched_faults = 0;    // how many had been read then; the handler's

@@ -181,17 +181,42 @@ bool Target::is_blank(uint64_t address) const {
   return living() && !strangers_.contains(address);
 }
 
+void Target::poison_without_locks() {
+  poisoned_pages_.emplace(residency_.pages());
+}
+
 void Target::add_poisoned(const Range& range) {
+  if (poisoned_pages_) {
+    if (const Region* region = regions_.find(range.start))
+      poisoned_pages_->add(region->page_at(range.start), range.length / region->page_size);
+    return;
+  }
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.add(range);
 }
 
 bool Target::is_poisoned(uint64_t address) const {
+  if (poisoned_pages_) {
+    const Region* region = regions_.find(address);
+    return region && poisoned_pages_->contains(region->page_at(address));
+  }
   const std::lock_guard lock(poisoned_mutex_);
   return poisoned_.contains(address);
 }
 
 std::vector<Range> Target::poisoned() const {
+  if (poisoned_pages_) {
+    RangeSet ranges;
+    for (const Region& region : regions_.all()) {
+      for (uint64_t first = region.first_page;
+           (first = poisoned_pages_->next_inside(first, region.end_page())) < region.end_page();) {
+        const uint64_t end = poisoned_pages_->next_outside(first, region.end_page());
+        ranges.add({region.address_of(first), (end - first) * region.page_size});
+        first = end;
+      }
+    }
+    return ranges.all();
+  }
   const std::lock_guard lock(poisoned_mutex_);
   return poisoned_.all();
 }

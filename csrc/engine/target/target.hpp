@@ -80,6 +80,8 @@ class Target {
   // erase the marker.
   void add_poisoned(const Range& range);
   bool is_poisoned(uint64_t address) const;
+  // From now on, and before there is any, these two are for signal handlers too.
+  void poison_without_locks();
   std::vector<Range> poisoned() const;
 
  private:
@@ -107,6 +109,7 @@ class Target {
   uint64_t parents_moves_known_ = 0;
   mutable std::mutex poisoned_mutex_;
   RangeSet poisoned_;
+  std::optional<PageSet> poisoned_pages_;  // in place of it
 };
 
 // UNREGISTER can leave a thread of the range asleep (it wakes before it clears, and missing faults

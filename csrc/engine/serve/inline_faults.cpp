@@ -1,0 +1,282 @@
+#include "engine/serve/inline_faults.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "engine/linux/blank.hpp"
+#include "engine/serve/handler.hpp"
+#include "engine/serve/served_target.hpp"
+
+namespace uffd {
+
+// The first seat that is free, from one on that differs by thread: by where its stack is.
+class InlineFaults::Seated {
+ public:
+  explicit Seated(InlineFaults& faults) noexcept {
+    auto& seats = faults.seats_;
+    const size_t first = (reinterpret_cast<uintptr_t>(this) >> 16) % seats.size();
+    for (size_t i = first;; ++i) {
+      seat_ = &seats[i % seats.size()];
+      if (!seat_->taken.exchange(true, std::memory_order_acquire)) return;
+      if (i % seats.size() == 0) ::sched_yield();
+    }
+  }
+  Seated(const Seated&) = delete;
+  Seated& operator=(const Seated&) = delete;
+  ~Seated() { seat_->taken.store(false, std::memory_order_release); }
+
+  Counters& counters() noexcept { return seat_->counters; }
+
+ private:
+  Seat* seat_;
+};
+
+InlineFaults::InlineFaults(ServedTarget& served) : served_(served) {
+  served.target.poison_without_locks();
+  zeros_address();  // made at its first use
+}
+
+InlineFaults::Verdict InlineFaults::resolve(uint64_t address) noexcept {
+  State state;
+  while ((state = state_) == State::opening) ::sched_yield();
+  if (state == State::closed) return Verdict::resolved;
+  Target& target = served_.target;
+  const Region* const region = target.regions().find(address);
+  if (!region) return Verdict::not_mine;
+  const uint64_t page = region->page_at(address);
+  if (target.is_poisoned(region->address_of(page))) return Verdict::fatal;
+  Seated seated(*this);
+  seated.counters().add(Count::faults);
+  Installer installer(target, seated.counters());
+  const PageRun run = window(*region, page);
+  Outcome outcome;
+  // Somebody may have installed it since the touch: zeros are for what the target dropped, and COPY
+  // and ZEROPAGE leave alone what is there.
+  while ((outcome = target.residency().resident(page)
+                        ? installer.install_dropped(*region, page)
+                        : installer.install(*region, run.first, run.end)) == Outcome::again)
+    ::sched_yield();
+  tell_if_settled();
+  if (outcome == Outcome::failed && !target.residency().resident(page)) return Verdict::fatal;
+  return Verdict::resolved;
+}
+
+bool InlineFaults::install(const Range& range) noexcept {
+  if (state_ != State::open) return true;
+  Target& target = served_.target;
+  bool whole = true;
+  for (const Region& region : target.regions().all()) {
+    const Range part = region.range.intersection(range);
+    if (part.length == 0) continue;
+    const uint64_t end = region.page_at(part.end() - 1) + 1;
+    Seated seated(*this);
+    Installer installer(target, seated.counters());
+    const Residency& residency = target.residency();
+    for (uint64_t first = region.page_at(part.start);
+         (first = residency.next_missing(first, end)) < end;) {
+      const uint64_t run_end = residency.next_resident(first, std::min(end, first + 64));
+      Outcome outcome;
+      while ((outcome = installer.install(region, first, run_end)) == Outcome::again)
+        ::sched_yield();
+      whole = whole && outcome == Outcome::done;
+      first = run_end;
+    }
+    for (const Range& poisoned : target.poisoned())
+      whole = whole && poisoned.intersection(part).length == 0;
+  }
+  tell_if_settled();
+  return whole;
+}
+
+void InlineFaults::add_to(CountValues& sum) const noexcept {
+  for (const Seat& seat : seats_) seat.counters.add_to(sum);
+}
+
+PageRun InlineFaults::window(const Region& region, uint64_t page) noexcept {
+  const Residency& residency = served_.target.residency();
+  if (served_.fault_around) {
+    const uint64_t most = std::min<uint64_t>(*served_.fault_around, region.end_page() - page);
+    return {page, residency.next_resident(page + 1, page + most)};
+  }
+  if (learning_.exchange(true, std::memory_order_acquire)) return {page, page + 1};
+  const PageRun run = served_.streams.window(residency, region, page);
+  learning_.store(false, std::memory_order_release);
+  return run;
+}
+
+// The ender is told by the handler: what that takes is not for signal handlers.
+void InlineFaults::tell_if_settled() noexcept {
+  if (served_.settled()) served_.handler->look_at_inline_targets();
+}
+
+namespace inline_targets {
+namespace {
+
+constexpr size_t kMost = 1024;
+constexpr size_t kRemembered = 64;
+
+struct Entry {
+  std::atomic<uint64_t> start{0}, end{0};  // all its regions lie between
+  std::atomic<InlineFaults*> faults{nullptr};
+  std::atomic<unsigned> users{0};  // signal handlers that look at it
+};
+
+struct Past {
+  std::atomic<uint64_t> start{0}, end{0};
+};
+
+// What a thread met with which no target helped: a second time in a row it is told apart.
+struct Met {
+  std::atomic<uint64_t> address{0};
+  std::atomic<pid_t> thread{0};
+  std::atomic<unsigned> times{0};
+};
+
+std::array<Entry, kMost> entries;
+std::atomic<size_t> entries_used{0};  // those before it
+std::array<Past, kRemembered> past;   // of targets that have ended
+std::atomic<size_t> past_next{0};
+std::array<Met, kRemembered> met;
+std::atomic<pid_t> owner{0};
+
+std::mutex mutex;               // of the others than signal handlers
+struct sigaction before{};      // whose SIGBUS it was
+std::atomic<bool> ours{false};  // it is ours now
+
+// How often this thread met this address before, in a row. A signal that was sent after that is a
+// handler's that sends it again.
+unsigned met_before(bool is_fault, uint64_t address) noexcept {
+  const auto thread = static_cast<pid_t>(::syscall(SYS_gettid));
+  Met& last = met[static_cast<size_t>(thread) % kRemembered];
+  if (!is_fault) return last.thread == thread ? 2 : 0;
+  if (last.thread.exchange(thread) == thread && last.address.exchange(address) == address)
+    return last.times.fetch_add(1) + 1;
+  last.address = address;
+  last.times = 0;
+  return 0;
+}
+
+bool is_past(uint64_t address) noexcept {
+  return std::any_of(past.begin(), past.end(), [&](const Past& range) {
+    return address >= range.start && address < range.end;
+  });
+}
+
+// A SIGBUS that is not ours gets the disposition that was there before us: put back, it meets the
+// access as it runs again. Where that comes back here, it ends the process.
+void pass_on(int number, const siginfo_t* info, unsigned times) noexcept {
+  struct sigaction theirs = before;
+  if (times > 1 || theirs.sa_handler == SIG_IGN) theirs = {};
+  ours = false;
+  ::sigaction(SIGBUS, &theirs, nullptr);
+  // One that was sent does not come again by itself.
+  if (info->si_code <= 0) ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), number);
+}
+
+InlineFaults::Verdict resolve(uint64_t address) noexcept {
+  const size_t used = entries_used.load(std::memory_order_acquire);
+  for (Entry& entry : std::span(entries).first(used)) {
+    if (address < entry.start.load(std::memory_order_relaxed) ||
+        address >= entry.end.load(std::memory_order_relaxed))
+      continue;
+    // Seen by remove(), or it sees that there is nothing any more.
+    entry.users.fetch_add(1);
+    InlineFaults* const faults = entry.faults.load();
+    const auto verdict = faults ? faults->resolve(address) : InlineFaults::Verdict::not_mine;
+    entry.users.fetch_sub(1);
+    if (verdict != InlineFaults::Verdict::not_mine) return verdict;
+  }
+  return InlineFaults::Verdict::not_mine;
+}
+
+void on_sigbus(int number, siginfo_t* info, void*) {
+  const int error = errno;
+  const auto address = reinterpret_cast<uint64_t>(info->si_addr);
+  const bool is_fault = info->si_code > 0 && ::getpid() == owner.load(std::memory_order_relaxed);
+  const auto verdict = is_fault ? resolve(address) : InlineFaults::Verdict::not_mine;
+  if (verdict != InlineFaults::Verdict::resolved) {
+    const unsigned times = met_before(is_fault, address);
+    // Its target may have ended since the touch: it is there now.
+    const bool again =
+        verdict == InlineFaults::Verdict::not_mine && times == 0 && is_fault && is_past(address);
+    if (!again) pass_on(number, info, times);
+  }
+  errno = error;
+}
+
+void take_signal() noexcept {
+  struct sigaction action{};
+  action.sa_sigaction = on_sigbus;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  ::sigaction(SIGBUS, &action, &before);
+  ours = true;
+}
+
+bool is_ours() noexcept {
+  struct sigaction now{};
+  ::sigaction(SIGBUS, nullptr, &now);
+  return (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus;
+}
+
+bool any() noexcept {
+  return std::any_of(entries.begin(), entries.end(),
+                     [](const Entry& entry) { return entry.faults.load() != nullptr; });
+}
+
+}  // namespace
+
+void add(ServedTarget& served) {
+  const std::lock_guard lock(mutex);
+  const auto unused = std::find_if(entries.begin(), entries.end(), [](const Entry& entry) {
+    return entry.faults.load() == nullptr && entry.users.load() == 0;
+  });
+  if (unused == entries.end()) {
+    throw SystemError(EMFILE, "more than " + std::to_string(kMost) +
+                                  " targets served inline: serve some of them by a handler");
+  }
+  owner = ::getpid();
+  if (!is_ours()) take_signal();
+  uint64_t end = 0;
+  for (const Region& region : served.target.regions().all()) end = region.range.end();
+  unused->start = served.target.regions().all().front().range.start;
+  unused->end = end;
+  unused->faults = served.inline_faults.get();
+  const auto used = static_cast<size_t>(unused - entries.begin()) + 1;
+  entries_used = std::max(entries_used.load(), used);
+}
+
+void remove(ServedTarget& served) noexcept {
+  const std::lock_guard lock(mutex);
+  for (Entry& entry : entries) {
+    if (entry.faults.load() != served.inline_faults.get()) continue;
+    Past& range = past[past_next.fetch_add(1) % kRemembered];
+    range.start = entry.start.load();
+    range.end = entry.end.load();
+    served.inline_faults->close();
+    entry.faults = nullptr;
+    while (entry.users.load() > 0) ::sched_yield();
+  }
+}
+
+bool regain_signal() noexcept {
+  const std::lock_guard lock(mutex);
+  if (!any() || is_ours()) return false;
+  take_signal();
+  return true;
+}
+
+bool install(const Range& range) noexcept {
+  bool whole = true;
+  for (Entry& entry : entries) {
+    entry.users.fetch_add(1);
+    if (InlineFaults* const faults = entry.faults.load()) whole = faults->install(range) && whole;
+    entry.users.fetch_sub(1);
+  }
+  return whole;
+}
+
+}  // namespace inline_targets
+}  // namespace uffd

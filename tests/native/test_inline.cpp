@@ -1,0 +1,93 @@
+// Faults that are resolved in signal handlers: by many threads, beside fillers and endings.
+#include <csignal>
+
+#include "engine/serve/inline_faults.hpp"
+#include "support.hpp"
+#include "workload/toucher.hpp"
+
+namespace uffd::test {
+namespace {
+
+std::shared_ptr<ServedTarget> add_inline(Manager& manager, const Memory& memory,
+                                         std::optional<uint32_t> fault_around = {}) {
+  Userfaultfd uffd = open_uffd(UFFD_FEATURE_SIGBUS);
+  TargetOptions options;
+  options.inline_faults = true;
+  options.fault_around = fault_around;
+  options.verify = false;
+  return manager.add(uffd, {memory.region()}, options);
+}
+
+workload::TouchPlan touches(const Memory& memory, size_t threads) {
+  workload::TouchPlan plan;
+  plan.ranges = {{memory.memory.address(), memory.memory.length()}};
+  plan.threads = threads;
+  plan.visits.partition = workload::Partition::all;
+  plan.visits.order = workload::Order::random;
+  return plan;
+}
+
+}  // namespace
+
+TEST_SUITE("inline") {
+  TEST_CASE("threads that fault on the same pages, beside fillers") {
+    Manager manager({.fillers = 2});
+    for (int round = 0; round < 4; ++round) {
+      const Memory memory(600);
+      auto served = add_inline(manager, memory, round % 2 == 0 ? std::optional(1u) : std::nullopt);
+      workload::Toucher toucher(touches(memory, 4));
+      toucher.start();
+      if (round % 3 == 0) manager.fill(*served);
+      toucher.join();
+      wait(*served);
+      CHECK(served->report->ending == Ending::unregister);
+      CHECK(memory.all_right());
+    }
+  }
+
+  TEST_CASE("an ending waits for the signal handlers that use the target") {
+    Manager manager({});
+    for (int round = 0; round < 8; ++round) {
+      const Memory memory(100);
+      auto served = add_inline(manager, memory, 1u);
+      workload::Toucher toucher(touches(memory, 3));
+      toucher.start();
+      close(manager, *served, Missing::zero);
+      toucher.join();
+      for (uint64_t i = 0; i < 100; ++i) CHECK((memory.right(i) || memory.zero(i)));
+    }
+  }
+
+  TEST_CASE("a range is installed before a kernel access") {
+    Manager manager({});
+    const Memory memory(100), other(4);
+    auto served = add_inline(manager, memory, 1u);
+    CHECK(!readable(memory.at(50)));
+    CHECK(inline_targets::install({memory.at(50) + 1, 2 * page()}));
+    for (const uint64_t i : {50, 51, 52}) CHECK(readable(memory.at(i)));
+    CHECK(!readable(memory.at(53)));
+    CHECK(inline_targets::install({other.at(0), 4 * page()}));
+    close(manager, *served, Missing::fill);
+    CHECK(memory.all_right());
+  }
+
+  TEST_CASE("who takes SIGBUS over meanwhile has what is not ours") {
+    Manager manager({});
+    const Memory memory(10);
+    auto served = add_inline(manager, memory, 1u);
+    CHECK(!inline_targets::regain_signal());
+    struct sigaction theirs{};
+    theirs.sa_handler = SIG_IGN;
+    struct sigaction ours{};
+    ::sigaction(SIGBUS, &theirs, &ours);
+    CHECK(inline_targets::regain_signal());
+    CHECK(memory.all_right());
+    wait(*served);
+    ::sigaction(SIGBUS, &theirs, nullptr);
+    CHECK(!inline_targets::regain_signal());
+    struct sigaction none{};
+    ::sigaction(SIGBUS, &none, nullptr);
+  }
+}
+
+}  // namespace uffd::test
