@@ -46,9 +46,10 @@ def _steps(out: Path, effort: Sequence[str]) -> Iterator[list[str]]:
     """Each script and its arguments, in order."""
     image = str(out / "image")
     yield ["capture.py", "--out", image]
-    for question in ("fault", "fill", "scale", "targets", "memory", "tails"):
+    for question in ("fault", "fill", "scale", "share", "targets", "memory", "tails"):
         yield [f"bench_{question}.py", *effort, "-o", str(out / f"{question}.json")]
     yield ["bench_scale.py", "--waste", *effort, "-o", str(out / "waste.json")]
+    yield ["bench_share.py", "--memory", *effort, "-o", str(out / "share-memory.json")]
     for ending in ("early-close", "unregister"):
         yield ["bench_ending.py", "--ending", ending, *effort, "-o", str(out / f"ending-{ending}.json")]
     for mode in ("wp", "minor"):

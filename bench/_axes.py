@@ -9,10 +9,15 @@ from pyuffd._manager import Ending
 
 PAGE = mmap.PAGESIZE
 
-Mode = Literal["missing", "wp", "minor"]
+Mode = Literal["missing", "wp", "minor", "shared"]
 
 # Of Region, by the word that benchmarks use.
-REGION_MODES: dict[Mode, handoff.Mode] = {"missing": "missing", "wp": "missing+wp", "minor": "minor"}
+REGION_MODES: dict[Mode, handoff.Mode] = {
+    "missing": "missing",
+    "wp": "missing+wp",
+    "minor": "minor",
+    "shared": "missing+minor",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ LOOKED_UP = (1, 16, 256, 4096, 16384)  # regions
 REGIONS = (1, 16, 64, 256, 1024, 4096, 16384)
 FILLERS = (1, 2)
 TARGETS = (1, 8, 64)
+CONTINUE_CHUNKS = (1, 16, 64, 512)  # pages
 POPULATED = (4, 1024, 16384, 65536)
 MODES: tuple[Mode, ...] = ("missing", "wp", "minor")
 UNRELATED_VMAS = (1000, 10000, 30000)

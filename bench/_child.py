@@ -20,7 +20,7 @@ def _obey(calls: io.BufferedRWPair, sock: socket.socket) -> None:
     target = LocalTarget()
     while True:
         method, arguments, keywords = pickle.load(calls)
-        if method == "send":
+        if method in ("send", "send_each"):
             arguments = (sock, *arguments)
         pickle.dump(_answer(target, method, arguments, keywords), calls)
         calls.flush()

@@ -49,6 +49,7 @@ def goals(results: Results) -> list[Goal]:
         *_window_goals(results),
         *_placed_goals(results),
         *_scale_goals(results),
+        *_share_goals(results),
         *_fill_goals(results),
         *_target_goals(results),
         *_ending_goals(results),
@@ -108,6 +109,21 @@ def _scale_goals(results: Results) -> Iterator[Goal]:
     )
     slowed = None if alone is None or beside is None or chunk is None else beside / (alone + chunk)
     yield Goal("p99 of faults beside a fill / (p99 without + one chunk)", slowed, 1.0)
+
+
+def _share_goals(results: Results) -> Iterator[Goal]:
+    for count in TARGETS:
+        name = f"share/{count}"
+        speed = results.ratio("share", f"{name}/floor-512", f"{name}/manager")
+        yield _goal(f"SharedImage into {count} targets: speed of a fill / CONTINUE", speed, 0.8, at_most=False)
+    benchmark = results.benchmark("share-memory", "share/8/beyond")
+    what = "8 targets of one SharedImage: memory beyond it, and what they wrote, a target / image"
+    if benchmark is None:
+        yield Goal(what, None, 0.01)
+    else:
+        beyond = max(benchmark.get_values())
+        image = int(benchmark.get_metadata()["image_bytes"])
+        yield Goal(what, beyond / 8 / image, 0.01, detail=f"at most {beyond / 8 / 1024:.0f} KiB of {image >> 20} MiB")
 
 
 def _memory(size: int) -> str:

@@ -45,6 +45,14 @@ def map_apart(lengths: Sequence[int], *, cached: bool = False) -> list[Range]:
     return ranges
 
 
+def map_private(fd: int, length: int) -> int:
+    """Map a file's beginning privately, writable; returns where."""
+    start: int = _libc.mmap(None, length, _PROT_READ_WRITE, mmap.MAP_PRIVATE, fd, 0)
+    if start == ctypes.c_void_p(-1).value:
+        raise _last_error(f"mmap of {length} bytes of a file")
+    return start
+
+
 def unmap(ranges: Iterable[Range]) -> None:
     """Unmap ranges that ``map_apart()`` made; what has been mapped into their gaps meanwhile stays."""
     for start, length in ranges:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from _axes import PAGE, REGION_MODES, Mode
-from _memory import Range, count_vmas, map_apart, unmap
+from _memory import Range, count_vmas, map_apart, map_private, unmap
 
 import pyuffd
 from pyuffd import _workload
@@ -71,6 +71,39 @@ class LocalTarget:
         if (vmas := count_vmas(self.ranges)) != len(lengths):
             raise RuntimeError(f"{len(lengths)} ranges were to be as many VMAs, but they are {vmas}")
         return self.ranges
+
+    def map_file(self, path: str, length: int, copies: int) -> list[Range]:
+        """Map a file's beginning privately, several times, in place of what was mapped."""
+        unmap(self.ranges)
+        self.ranges = []
+        with Path(path).open("rb") as file:
+            for _ in range(copies):
+                start = map_private(file.fileno(), length)
+                self.ranges.append((start, length))
+        return self.ranges
+
+    def send_each(self, sock: socket.socket, mode: Mode) -> None:
+        """Hand each range over with a userfaultfd of its own: as many targets."""
+        for start, length in self.ranges:
+            uffd = pyuffd.Userfaultfd(user_mode_only=None)
+            pyuffd.handoff.send(sock, uffd, [(start, length, 0, PAGE)], mode=REGION_MODES[mode])
+
+    def write_to_each(self, pages: int) -> None:
+        """Write to the first pages of each range."""
+        for start, _ in self.ranges:
+            _workload.native_touch(start, pages * PAGE, PAGE)
+
+    def memory(self) -> tuple[int, int]:
+        """Return the bytes that the ranges have for themselves, and those of page tables of this process."""
+        anonymous, inside = 0, False
+        starts = {start for start, _ in self.ranges}
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if line[0].islower() or line[0].isdigit():
+                inside = int(line.split("-")[0], 16) in starts
+            elif inside and line.startswith("Anonymous:"):
+                anonymous += int(line.split()[1]) * 1024
+        status = Path("/proc/self/status").read_text()
+        return anonymous, int(status.split("VmPTE:")[1].split()[0]) * 1024
 
     def add_vmas(self, count: int) -> None:
         """Map that many pages, each a VMA of its own, which nobody manages; in place of the last."""

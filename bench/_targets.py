@@ -37,6 +37,27 @@ class ChildTarget:
         self.ranges = self._call("map", lengths, mode)
         return self.ranges
 
+    def map_file(self, path: str, length: int, copies: int) -> list[Range]:
+        """See ``LocalTarget``."""
+        self.ranges = self._call("map_file", path, length, copies)
+        return self.ranges
+
+    def hand_over_each(self, source: pyuffd.Source, mode: Mode) -> list[Handoff]:
+        """Receive each range with a userfaultfd of its own."""
+        self._post("send_each", mode)
+        handoffs = [pyuffd.handoff.receive(self._sock, source, mode=REGION_MODES[mode]) for _ in self.ranges]
+        self._answer()
+        return handoffs
+
+    def write_to_each(self, pages: int) -> None:
+        """See ``LocalTarget``."""
+        self._call("write_to_each", pages)
+
+    def memory(self) -> tuple[int, int]:
+        """See ``LocalTarget``."""
+        found: tuple[int, int] = self._call("memory")
+        return found
+
     def add_vmas(self, count: int) -> None:
         """See ``LocalTarget``."""
         self._call("add_vmas", count)

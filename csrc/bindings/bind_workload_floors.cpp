@@ -34,6 +34,8 @@ void bind_floors(py::module_& m) {
   m.def("bulk_copy", &bulk_copy_of, py::arg("fd"), py::arg("start"), py::arg("source"),
         py::arg("length"), py::kw_only(), py::arg("chunk"), py::arg("threads") = 1,
         py::arg("cpus") = PyCpus(), WithoutGil(), "UFFDIO_COPY in a loop; returns ns.");
+  m.def("bulk_continue", &bulk_continue, py::arg("fd"), py::arg("start"), py::arg("length"),
+        py::kw_only(), py::arg("chunk"), WithoutGil(), "UFFDIO_CONTINUE in a loop; returns ns.");
   m.def("close_fd", &close_fd, py::arg("fd"), WithoutGil(), "close(2); returns ns.");
   m.def("unregister_and_close", &unregister_and_close_of, py::arg("fd"), py::arg("ranges"),
         WithoutGil(), "UNREGISTER and WAKE of every range, then close(2); returns ns.");

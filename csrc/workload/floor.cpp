@@ -59,6 +59,21 @@ uint64_t bulk_copy(const BulkCopyPlan& plan) {
   return last - first;
 }
 
+uint64_t bulk_continue(int fd, uint64_t start, uint64_t length, uint64_t chunk) {
+  require_chunk(chunk);
+  const uint64_t began = sys::monotonic_ns();
+  for (uint64_t offset = 0; offset < length; offset += chunk) {
+    uffdio_continue request{};
+    request.range = {start + offset, std::min(chunk, length - offset)};
+    const int error = sys::ioctl(fd, UFFDIO_CONTINUE, &request);
+    if (error < 0) {
+      throw SystemError(-error,
+                        "UFFDIO_CONTINUE of " + range_text(request.range.start, request.range.len));
+    }
+  }
+  return sys::monotonic_ns() - began;
+}
+
 uint64_t close_fd(int fd) {
   const uint64_t start = sys::monotonic_ns();
   or_throw(::close(fd), "close");

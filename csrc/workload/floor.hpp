@@ -27,6 +27,9 @@ struct BulkCopyPlan {
 // From the start of the first thread's loop to the end of the last one's.
 uint64_t bulk_copy(const BulkCopyPlan& plan);
 
+// UFFDIO_CONTINUE of [start, start + length), whose pages are in the page cache, by this thread.
+uint64_t bulk_continue(int fd, uint64_t start, uint64_t length, uint64_t chunk);
+
 // Of close(2) alone.
 uint64_t close_fd(int fd);
 
