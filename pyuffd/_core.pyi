@@ -427,6 +427,8 @@ class EndingReport:
     @property
     def verified(self) -> bool | None: ...
     @property
+    def collapsed_bytes(self) -> int | None: ...
+    @property
     def poisoned(self) -> list[tuple[int, int]]: ...
 
 @final
@@ -445,6 +447,7 @@ class Manager:
         verify: bool,
         awake: bool,
         inline: bool,
+        collapse: bool,
     ) -> Target: ...
 
 @final

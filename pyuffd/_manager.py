@@ -55,6 +55,7 @@ class Manager:
         fault_around: int | Literal["auto"] = "auto",
         idle: Literal["awake"] | None = None,
         inline: bool = False,
+        collapse: bool = False,
         verify: bool = True,
     ) -> Target:
         """Serve a target from now on; see ``serve()``.
@@ -64,7 +65,9 @@ class Manager:
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
-        core = add_target(self._core, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline)
+        core = add_target(
+            self._core, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline, collapse=collapse
+        )
         target = Target(core, owns_manager=False)
         self._targets = [other for other in self._targets if not other.ended]
         self._targets.append(target)
@@ -109,6 +112,7 @@ def serve(
     placement: Placement = "auto",
     idle: Literal["awake"] | None = None,
     inline: bool = False,
+    collapse: bool = False,
     verify: bool = True,
 ) -> Target:
     """Serve the faults of one target with a manager of its own, from now on.
@@ -135,6 +139,9 @@ def serve(
             other thread is woken; for a userfaultfd opened with ``Feature.SIGBUS``. System calls on missing pages fail
             with EFAULT: ``touch()`` the memory before. The process's SIGBUS is taken over; what is no fault of ours is
             passed on to whoever had it before.
+        collapse: After the ending, outside its time, ask the kernel to put the target's memory into transparent huge
+            pages (MADV_COLLAPSE, Linux 6.1); of another process that takes CAP_SYS_NICE.
+            ``EndingReport.collapsed_bytes`` says how much it did.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:
@@ -148,7 +155,7 @@ def serve(
         UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region.
     """
     manager = make_core(1, fillers, placement, cpus)
-    core = add_target(manager, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline)
+    core = add_target(manager, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline, collapse=collapse)
     return Target(core, owns_manager=True)
 
 
@@ -187,6 +194,7 @@ def add_target(
     verify: bool,
     *,
     inline: bool = False,
+    collapse: bool = False,
 ) -> _core.Target:
     """Serve a target with this manager; the arguments are those of ``serve()``."""
     if pid is not None and operator.index(pid) <= 0:
@@ -203,4 +211,5 @@ def add_target(
         verify=verify,
         awake=idle == "awake",
         inline=inline,
+        collapse=collapse,
     )

@@ -38,6 +38,7 @@ class EndingReport:
         verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
             smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
         poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
+        collapsed_bytes: How much was put into transparent huge pages afterwards; None where that was not asked for.
         began: When letting go began, on the clock of ``time.monotonic()``; None under keep-open.
     """
 
@@ -50,6 +51,7 @@ class EndingReport:
     absent_pages: int = 0
     poisoned: tuple[tuple[int, int], ...] = ()
     began: float | None = None
+    collapsed_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -388,6 +390,7 @@ def _to_report(core: _core.EndingReport) -> EndingReport:
         verified=core.verified,
         poisoned=tuple(core.poisoned),
         began=core.began,
+        collapsed_bytes=core.collapsed_bytes,
     )
 
 

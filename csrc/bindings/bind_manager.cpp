@@ -98,8 +98,9 @@ std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py
 std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle& uffd_handle,
                                   const std::vector<Region>& regions, pid_t pid,
                                   const std::string& ending, const py::object& fault_around,
-                                  bool verify, bool awake, bool inline_faults) {
+                                  bool verify, bool awake, bool inline_faults, bool collapse) {
   TargetOptions options;
+  options.collapse = collapse;
   options.inline_faults = inline_faults;
   options.awake = awake;
   options.pid = pid;
@@ -227,6 +228,7 @@ void bind_manager(py::module_& m) {
       .def_readonly("missing_pages", &EndingReport::missing_pages)
       .def_readonly("absent_pages", &EndingReport::absent_pages)
       .def_readonly("verified", &EndingReport::verified)
+      .def_readonly("collapsed_bytes", &EndingReport::collapsed_bytes)
       .def_property_readonly("poisoned",
                              [](const EndingReport& report) { return pairs(report.poisoned); });
 
@@ -234,7 +236,7 @@ void bind_manager(py::module_& m) {
       .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "placement"_a,
            "cpus"_a, "watcher"_a)
       .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
-           "verify"_a, "awake"_a, "inline"_a);
+           "verify"_a, "awake"_a, "inline"_a, "collapse"_a);
 
   py::class_<TargetHandle>(m, "Target")
       .def("fill",

@@ -33,7 +33,8 @@ struct EndingReport {
       0;  // never supplied: they read as zeros from now on, or sleep under keep_open
   uint64_t absent_pages = 0;     // not in registered memory when they were to be installed
   std::optional<bool> verified;  // whether smaps shows no registered region any more
-  std::vector<Range> poisoned;   // could not be supplied: touching them gives SIGBUS
+  std::optional<uint64_t> collapsed_bytes;  // into huge pages, afterwards; empty: not asked for
+  std::vector<Range> poisoned;              // could not be supplied: touching them gives SIGBUS
 };
 
 struct Choice {

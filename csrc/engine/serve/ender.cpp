@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "engine/linux/huge_pages.hpp"
 #include "engine/serve/events.hpp"
 #include "engine/serve/fork_safety.hpp"
 
@@ -132,7 +133,6 @@ void Ender::end(ServedTarget& served) {
 void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   detach(served);
   if (served.inline_faults) choice.before_close = [&served] { inline_targets::remove(served); };
-  served.process.close();
   if (served.living && !served.gone) drain(served);
   const uint64_t missing = served.target.residency().missing();
   // A look afterwards says nothing where there was nothing before: another process's pid, say.
@@ -143,7 +143,16 @@ void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   report.absent_pages = count(served, Count::enoent);
   report.poisoned = served.target.poisoned();
   if (look) report.verified = verify(served.target);
+  if (served.collapse) report.collapsed_bytes = collapse(served);
+  served.process.close();
   publish(served, Stage::ended, std::move(report));
+}
+
+uint64_t Ender::collapse(const ServedTarget& served) {
+  uint64_t bytes = 0;
+  for (const Region& region : served.target.regions().all())
+    bytes += uffd::collapse(served.process.get(), region.range);
+  return bytes;
 }
 
 std::optional<bool> Ender::verify(const Target& target) {

@@ -26,6 +26,7 @@ class Ender {
   void end(ServedTarget& served);
   void let_go_of(ServedTarget& served, Choice choice, bool look);
   std::optional<bool> verify(const Target& target);
+  static uint64_t collapse(const ServedTarget& served);
   void detach(ServedTarget& served);
   static void release_local_memory(ServedTarget& served);
   static void forget_local_memory(ServedTarget& served);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "engine/linux/blank.hpp"
+#include "engine/linux/huge_pages.hpp"
 #include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
@@ -111,6 +112,30 @@ void refuse_modes_of_images(const RegionTable& regions) {
                                   ", but its SharedImage has pages of " +
                                   std::to_string(image->page_size()) + " bytes");
     }
+  }
+}
+
+void refuse_collapse(const RegionTable& regions, int pidfd, bool this_process) {
+  for (const Region& region : regions.all()) {
+    if (region.page_size == sys::page_size()) continue;
+    throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
+                                " is hugetlb memory already: leave collapse out");
+  }
+  if (!this_process && pidfd < 0)
+    throw UnsupportedError(ENOSYS, "collapse=True needs a pidfd of the target (Linux 5.3)");
+  switch (-may_collapse(this_process ? -1 : pidfd)) {
+    case 0:
+    case ESRCH:  // it is about to be no more
+      return;
+    case EPERM:
+    case EACCES:
+      throw UnsupportedError(EPERM,
+                             "collapse=True of another process needs CAP_SYS_NICE and ptrace "
+                             "permission: leave it out, or have the target call MADV_COLLAPSE");
+    default:
+      throw UnsupportedError(EOPNOTSUPP,
+                             "this kernel lacks MADV_COLLAPSE (Linux 6.1, with transparent huge "
+                             "pages): leave collapse out");
   }
 }
 
@@ -254,6 +279,8 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   if (options.registered) refuse_page_size(uffd, table);
   if (!options.registered && !this_process) refuse_other_process(options.pid);
   if (!this_process) served->process = open_pidfd(options.pid);
+  if (options.collapse) refuse_collapse(table, served->process.get(), this_process);
+  served->collapse = options.collapse;
   const std::lock_guard lock(adding_);
   served->handler = &least_busy_handler();
   served->handler_cpu = served->handler->cpu();

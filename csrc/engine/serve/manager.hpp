@@ -46,6 +46,7 @@ struct TargetOptions {
   bool registered = false;                    // by its sender
   bool verify = true;
   bool inline_faults = false;  // its threads resolve their faults themselves: see InlineFaults
+  bool collapse = false;       // into huge pages, after the ending
   bool awake = false;  // while it is served, idle CPUs sleep lightly: /dev/cpu_dma_latency at 0
 };
 

@@ -58,6 +58,7 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   const Ending ending;
   const std::optional<uint32_t> fault_around;  // pages; empty: it learns
   const bool verify;                           // look at smaps after the ending
+  bool collapse = false;                       // into huge pages, after the ending
   bool living = false;                         // it has event features; constant once it is served
   mutable EventGate gate;
 

@@ -1,0 +1,20 @@
+// Transparent huge pages: asks the kernel to put memory into them.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/linux/range.hpp"
+
+namespace uffd {
+
+// Of one transparent huge page, in bytes; 0 where this kernel has none.
+uint64_t huge_page_size() noexcept;
+
+// Whether MADV_COLLAPSE (Linux 6.1) may be asked for: 0; -EINVAL where the kernel does not know it;
+// -EPERM without CAP_SYS_NICE for another process, named by its pidfd. pidfd -1 is this process.
+int may_collapse(int pidfd) noexcept;
+
+// Puts the huge pages that lie inside the range each into one; how many bytes of it are.
+uint64_t collapse(int pidfd, const Range& range) noexcept;
+
+}  // namespace uffd
