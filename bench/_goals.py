@@ -50,6 +50,7 @@ def goals(results: Results) -> list[Goal]:
         *_placed_goals(results),
         *_scale_goals(results),
         *_share_goals(results),
+        *_cold_goals(results),
         *_fill_goals(results),
         *_target_goals(results),
         *_ending_goals(results),
@@ -124,6 +125,15 @@ def _share_goals(results: Results) -> Iterator[Goal]:
         beyond = max(benchmark.get_values())
         image = int(benchmark.get_metadata()["image_bytes"])
         yield Goal(what, beyond / 8 / image, 0.01, detail=f"at most {beyond / 8 / 1024:.0f} KiB of {image >> 20} MiB")
+
+
+def _cold_goals(results: Results) -> Iterator[Goal]:
+    moved = results.ratio("cold", "cold/in-process/move-floor", "cold/in-process/direct")
+    yield _goal("cold file, huge pages moved: speed / bare reads and MOVE", moved, 0.8, at_most=False)
+    for setup in SETUPS:
+        for way in ("mapped", "direct"):
+            speed = results.ratio("cold", f"cold/{setup}/device", f"cold/{setup}/{way}")
+            yield _goal(f"cold file, {way}, {setup}: speed / the device's", speed, 0.8, at_most=False)
 
 
 def _memory(size: int) -> str:

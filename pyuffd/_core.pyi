@@ -51,6 +51,7 @@ def release_experiment(lost_wake_seconds: float) -> _ReleaseFinding:
 
 def release_by_version() -> str: ...
 def page_size() -> int: ...
+def offered_features() -> int: ...
 def feature_names(features: int) -> str: ...
 def latency_bounds() -> list[int]: ...
 def regain_sigbus() -> bool: ...
@@ -298,13 +299,17 @@ class FileSource(Source):
 
     Args:
         path: Of the file; it is opened once, so it may be renamed later.
+        direct: Read it past the page cache (O_DIRECT), which is then not filled beside the memory: for files that are
+            not in it and will not be needed again. Into this process's memory its huge pages are moved, where its
+            userfaultfd was opened with ``Feature.MOVE``.
 
     Raises:
         OSError: It cannot be opened.
+        UnsupportedError: Its file system does not do O_DIRECT.
         ValueError: It is empty or not a regular file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None: ...
+    def __init__(self, path: str | os.PathLike[str], *, direct: bool = False) -> None: ...
 
 @final
 class ZeroSource(Source):
@@ -448,6 +453,7 @@ class Manager:
         awake: bool,
         inline: bool,
         collapse: bool,
+        install: str,
     ) -> Target: ...
 
 @final

@@ -1,5 +1,6 @@
 """Arrays whose pages arrive when they are touched."""
 
+import functools
 import math
 import operator
 import os
@@ -108,6 +109,11 @@ def _dimensions(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ..
     return dimensions
 
 
+@functools.cache
+def _offered_move() -> int:
+    return _core.offered_features() & Feature.MOVE
+
+
 def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
     mapping = Mapping(length)
     managed = length - length % mapping.page_size
@@ -116,7 +122,7 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
         mapping.array[managed:length] = np.frombuffer(source.read(managed, length - managed), np.uint8)
     target = None
     if managed > 0:
-        uffd = Userfaultfd(Feature.SIGBUS if inline else 0, user_mode_only=None)
+        uffd = Userfaultfd(Feature.SIGBUS if inline else _offered_move(), user_mode_only=None)
         region = Region(mapping.address, managed, source)
         core = add_target(_shared_manager(), uffd, [region], None, "auto", "auto", None, verify=False, inline=inline)
         target = Target(core, owns_manager=False, owns_memory=True)

@@ -14,6 +14,7 @@ from pyuffd._inline import check_sigbus
 from pyuffd._target import Target
 
 Ending = Literal["auto", "early-close", "unregister", "keep-open"]
+Install = Literal["auto", "copy", "move"]
 Placement = Literal["auto", "adopt", "free"] | Sequence[int]
 
 
@@ -56,6 +57,7 @@ class Manager:
         idle: Literal["awake"] | None = None,
         inline: bool = False,
         collapse: bool = False,
+        install: Install = "auto",
         verify: bool = True,
     ) -> Target:
         """Serve a target from now on; see ``serve()``.
@@ -66,7 +68,17 @@ class Manager:
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
         core = add_target(
-            self._core, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline, collapse=collapse
+            self._core,
+            uffd,
+            regions,
+            pid,
+            ending,
+            fault_around,
+            idle,
+            verify,
+            inline=inline,
+            collapse=collapse,
+            install=install,
         )
         target = Target(core, owns_manager=False)
         self._targets = [other for other in self._targets if not other.ended]
@@ -113,6 +125,7 @@ def serve(
     idle: Literal["awake"] | None = None,
     inline: bool = False,
     collapse: bool = False,
+    install: Install = "auto",
     verify: bool = True,
 ) -> Target:
     """Serve the faults of one target with a manager of its own, from now on.
@@ -142,6 +155,10 @@ def serve(
         collapse: After the ending, outside its time, ask the kernel to put the target's memory into transparent huge
             pages (MADV_COLLAPSE, Linux 6.1); of another process that takes CAP_SYS_NICE.
             ``EndingReport.collapsed_bytes`` says how much it did.
+        install: How bytes that a source had to produce (``CallableSource``, ``FileSource(direct=True)``) get into
+            memory: by UFFDIO_MOVE of whole huge pages, where the memory is this process's, private and anonymous and
+            the userfaultfd was opened with ``Feature.MOVE``, and else by copying (``"auto"``); ``"copy"`` and
+            ``"move"`` force it. ``Stats.moves`` counts.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:
@@ -155,7 +172,19 @@ def serve(
         UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region.
     """
     manager = make_core(1, fillers, placement, cpus)
-    core = add_target(manager, uffd, regions, pid, ending, fault_around, idle, verify, inline=inline, collapse=collapse)
+    core = add_target(
+        manager,
+        uffd,
+        regions,
+        pid,
+        ending,
+        fault_around,
+        idle,
+        verify,
+        inline=inline,
+        collapse=collapse,
+        install=install,
+    )
     return Target(core, owns_manager=True)
 
 
@@ -195,6 +224,7 @@ def add_target(
     *,
     inline: bool = False,
     collapse: bool = False,
+    install: Install = "auto",
 ) -> _core.Target:
     """Serve a target with this manager; the arguments are those of ``serve()``."""
     if pid is not None and operator.index(pid) <= 0:
@@ -212,4 +242,5 @@ def add_target(
         awake=idle == "awake",
         inline=inline,
         collapse=collapse,
+        install=install,
     )

@@ -64,7 +64,8 @@ class Stats:
         copies: UFFDIO_COPY calls.
         zeropages: UFFDIO_ZEROPAGE calls.
         continues: UFFDIO_CONTINUE calls.
-        fetches: Calls of the functions of ``CallableSource``.
+        moves: UFFDIO_MOVE calls that moved something.
+        fetches: Reads of sources that are not at hand at once: ``CallableSource``, ``FileSource(direct=True)``.
         pages: Pages installed.
         bytes: Bytes installed.
         minor_faults: Of the faults, those on pages that were in the page cache.
@@ -98,6 +99,7 @@ class Stats:
     copies: int
     zeropages: int
     continues: int
+    moves: int
     fetches: int
     pages: int
     bytes: int

@@ -69,6 +69,9 @@ const Choices<Ending> kEndings{{"auto", Ending::automatic},
                                {"unregister", Ending::unregister},
                                {"keep-open", Ending::keep_open}};
 
+const Choices<Install> kInstalls{
+    {"auto", Install::automatic}, {"copy", Install::copy}, {"move", Install::move}};
+
 const Choices<Missing> kMissing{{"raise", Missing::raise},
                                 {"fill", Missing::fill},
                                 {"zero", Missing::zero},
@@ -98,8 +101,10 @@ std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py
 std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle& uffd_handle,
                                   const std::vector<Region>& regions, pid_t pid,
                                   const std::string& ending, const py::object& fault_around,
-                                  bool verify, bool awake, bool inline_faults, bool collapse) {
+                                  bool verify, bool awake, bool inline_faults, bool collapse,
+                                  const std::string& install) {
   TargetOptions options;
+  options.install = choose("install", install, kInstalls);
   options.collapse = collapse;
   options.inline_faults = inline_faults;
   options.awake = awake;
@@ -148,6 +153,7 @@ const Choices<Count> kCounts{{"faults", Count::faults},
                              {"copies", Count::copies},
                              {"zeropages", Count::zeropages},
                              {"continues", Count::continues},
+                             {"moves", Count::moves},
                              {"fetches", Count::fetches},
                              {"pages", Count::pages},
                              {"bytes", Count::bytes},
@@ -236,7 +242,7 @@ void bind_manager(py::module_& m) {
       .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "placement"_a,
            "cpus"_a, "watcher"_a)
       .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
-           "verify"_a, "awake"_a, "inline"_a, "collapse"_a);
+           "verify"_a, "awake"_a, "inline"_a, "collapse"_a, "install"_a);
 
   py::class_<TargetHandle>(m, "Target")
       .def("fill",

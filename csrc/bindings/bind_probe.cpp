@@ -64,6 +64,7 @@ void bind_probe(py::module_& m) {
         "Find it out, and keep it for this boot.");
   m.def("release_by_version", [] { return name(release_generation(kernel_release())); });
   m.def("page_size", &sys::page_size);
+  m.def("offered_features", &offered_features);
   m.def("feature_names", &feature_names);
 }
 

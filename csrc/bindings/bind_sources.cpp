@@ -139,9 +139,12 @@ void bind_sources(py::module_& m) {
   py::class_<MemorySource, Source, std::shared_ptr<MemorySource>>(m, "MemorySource")
       .def(py::init(&memory_source), "buffer"_a);
   py::class_<FileSource, Source, std::shared_ptr<FileSource>>(m, "FileSource")
-      .def(py::init(
-               [](const py::object& path) { return std::make_shared<FileSource>(path_of(path)); }),
-           "path"_a);
+      .def(py::init([](const py::object& path, bool direct) {
+             return without_gil([name = path_of(path), direct] {
+               return std::make_shared<FileSource>(name, direct);
+             });
+           }),
+           "path"_a, py::kw_only(), "direct"_a = false);
   py::class_<CallableSource, Source, std::shared_ptr<CallableSource>>(m, "CallableSource")
       .def(py::init(&callable_source), "read"_a, "length"_a, py::kw_only(),
            "deadline"_a = py::none());

@@ -1,6 +1,7 @@
 #include "bindings/bind_workload.hpp"
 #include "engine/linux/dma_latency.hpp"
 #include "workload/floor.hpp"
+#include "workload/move_floor.hpp"
 #include "workload/sigbus_floor.hpp"
 
 namespace uffd::workload {
@@ -18,6 +19,10 @@ uint64_t unregister_and_close_of(int fd, const PyRanges& ranges) {
 uint64_t sigbus_touch_of(int fd, uint64_t start, uint64_t source, uint64_t length, uint64_t window,
                          uint64_t page_size) {
   return sigbus_touch({fd, start, source, length, window, page_size});
+}
+
+uint64_t read_and_move_of(int file, int fd, uint64_t start, uint64_t length) {
+  return read_and_move({file, fd, start, length});
 }
 
 void bind_dma_latency(py::module_& m) {
@@ -48,6 +53,9 @@ void bind_floors(py::module_& m) {
   m.def("sigbus_touch", &sigbus_touch_of, py::arg("fd"), py::arg("start"), py::arg("source"),
         py::arg("length"), py::kw_only(), py::arg("window") = 1, py::arg("page_size") = 4096,
         WithoutGil(), "First touches, each with UFFDIO_COPY in its SIGBUS handler; returns ns.");
+  m.def("read_and_move", &read_and_move_of, py::arg("file"), py::arg("fd"), py::arg("start"),
+        py::arg("length"), WithoutGil(),
+        "pread(2) of a file into huge pages, and UFFDIO_MOVE of them; returns ns.");
   m.def("release_pages", &release_pages, py::arg("address"), py::arg("length"), WithoutGil(),
         "MADV_DONTNEED.");
   m.def("warm", &warm, py::arg("length"), WithoutGil(),

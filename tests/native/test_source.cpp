@@ -97,7 +97,7 @@ TEST_SUITE("source") {
 
   TEST_CASE("a file, and one that shrinks") {
     const TemporaryFile file(3 * page() + 100);
-    const FileSource source(file.path());
+    const FileSource source(file.path(), false);
     CHECK(source.length() == 3 * page() + 100);
     CHECK(read(source, page() - 5, 10) == file.text().substr(page() - 5, 10));
     CHECK(std::memcmp(source.supply(page(), page()).bytes, file.text().data() + page(), page()) ==
@@ -121,22 +121,22 @@ TEST_SUITE("source") {
   }
 
   TEST_CASE("what is no file is refused with its reason") {
-    CHECK_THROWS_WITH_AS(FileSource("/nonexistent/file"), doctest::Contains("/nonexistent/file"),
-                         SystemError);
-    CHECK_THROWS_WITH_AS(FileSource("/tmp"), doctest::Contains("not a regular file"),
+    CHECK_THROWS_WITH_AS(FileSource("/nonexistent/file", false),
+                         doctest::Contains("/nonexistent/file"), SystemError);
+    CHECK_THROWS_WITH_AS(FileSource("/tmp", false), doctest::Contains("not a regular file"),
                          std::invalid_argument);
-    CHECK_THROWS_WITH_AS(FileSource("/dev/null"), doctest::Contains("not a regular file"),
+    CHECK_THROWS_WITH_AS(FileSource("/dev/null", false), doctest::Contains("not a regular file"),
                          std::invalid_argument);
     const TemporaryFile empty(0);
-    CHECK_THROWS_WITH_AS(FileSource(empty.path()), doctest::Contains("is empty"),
+    CHECK_THROWS_WITH_AS(FileSource(empty.path(), false), doctest::Contains("is empty"),
                          std::invalid_argument);
   }
 
   TEST_CASE("a fifo is refused, and its open does not wait for a writer") {
     const std::string path = "/tmp/pyuffd-test-fifo-" + std::to_string(::getpid());
     REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
-    CHECK_THROWS_WITH_AS(FileSource{path}, doctest::Contains("not a regular file"),
-                         std::invalid_argument);
+    CHECK_THROWS_WITH_AS(FileSource(std::string(path), false),
+                         doctest::Contains("not a regular file"), std::invalid_argument);
     ::unlink(path.c_str());
   }
 

@@ -10,6 +10,7 @@
 
 #include "engine/linux/thread.hpp"
 #include "engine/serve/installer.hpp"
+#include "engine/serve/staging.hpp"
 
 namespace uffd {
 namespace {
@@ -38,15 +39,17 @@ uint64_t due_of(const Source& source) noexcept {
   return deadline ? sys::monotonic_ns() + static_cast<uint64_t>(deadline->count()) : UINT64_MAX;
 }
 
-std::optional<std::vector<std::byte>> fetch(const Request& request) {
+// Empty where the source failed.
+std::span<const std::byte> fetch(const Request& request, Staging& staging) {
   try {
-    std::vector<std::byte> bytes((request.end - request.first) * request.page_size);
+    const auto bytes =
+        staging.room(request.start, (request.end - request.first) * request.page_size);
     request.source->read(request.offset, bytes);
     return bytes;
   } catch (const abi::__forced_unwind&) {
     throw;  // this thread ends here: an interpreter that ends does so to it
   } catch (...) {
-    return std::nullopt;  // whoever wrote the source has said why
+    return {};  // whoever wrote the source has said why
   }
 }
 
@@ -98,7 +101,7 @@ struct FetchPool::State {
   explicit State(EndQueue& queue) : ends(&queue) {}
 
   bool settle(const Request& request, const std::byte* bytes);
-  void settle_in_time(const Request& request, const std::optional<std::vector<std::byte>>& bytes);
+  void settle_in_time(const Request& request, std::span<const std::byte> bytes);
   // Under the mutex: whoever is first, of a fetcher and the deadline.
   void forget(const Request& request) {
     if (asked.erase(request)) request.served->outstanding_fetches.fetch_sub(1);
@@ -188,6 +191,7 @@ void FetchPool::expire() {
 }
 
 void FetchPool::run(const std::shared_ptr<State>& state) {
+  Staging staging;
   std::unique_lock lock(state->mutex);
   for (;;) {
     state->work.wait(
@@ -198,13 +202,13 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     queue.pop_front();
     lock.unlock();
 
-    const auto bytes = fetch(request);
-    if (bytes || request.end - request.first == 1) {
+    const auto bytes = fetch(request, staging);
+    if (!bytes.empty() || request.end - request.first == 1) {
       state->settle_in_time(request, bytes);
     } else {
       // Whatever failed, only the pages that fail alone are poisoned.
       for (uint64_t page = request.first; page < request.end; ++page)
-        state->settle_in_time(page_of(request, page), fetch(page_of(request, page)));
+        state->settle_in_time(page_of(request, page), fetch(page_of(request, page), staging));
     }
 
     lock.lock();
@@ -219,9 +223,8 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
   }
 }
 
-void FetchPool::State::settle_in_time(const Request& request,
-                                      const std::optional<std::vector<std::byte>>& bytes) {
-  while (!settle(request, bytes ? bytes->data() : nullptr)) {
+void FetchPool::State::settle_in_time(const Request& request, std::span<const std::byte> bytes) {
+  while (!settle(request, bytes.empty() ? nullptr : bytes.data())) {
     std::unique_lock lock(mutex);
     work.wait_for(lock, kPauseBeforeRetry, [&] { return stopping; });
   }

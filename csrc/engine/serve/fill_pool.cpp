@@ -154,6 +154,12 @@ std::optional<std::pair<std::shared_ptr<FillPool::Job>, FillPool::Chunk>> FillPo
   return std::nullopt;
 }
 
+uint64_t FillPool::most_pages(const Job& job, const Region& region, uint64_t first) {
+  const uint64_t best = region.late() ? region.source->best_read() : 0;
+  if (best < region.page_size) return job.size.pages(region.page_size);
+  return (best - region.address_of(first) % best) / region.page_size;
+}
+
 std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
   ServedTarget& served = *job.served;
   const auto shared = served.installing();
@@ -163,7 +169,7 @@ std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
     job.cursor = first;
     if (first == residency.pages()) return std::nullopt;
     const Region& region = *served.target.regions().find_page(first);
-    const uint64_t most = job.size.pages(region.page_size);
+    const uint64_t most = most_pages(job, region, first);
     const uint64_t end =
         residency.next_resident(first + 1, std::min(first + most, region.end_page()));
     const bool late = region.late(first, end);

@@ -58,6 +58,8 @@ class FillPool {
   // that have passed. Those of late sources go to the fetchers.
   std::optional<std::pair<std::shared_ptr<Job>, Chunk>> take();
   std::optional<Chunk> next_chunk(Job& job);
+  // Of a chunk that begins with this page.
+  static uint64_t most_pages(const Job& job, const Region& region, uint64_t first);
   Outcome fill(ServedTarget& served, const Chunk& chunk, Counters& counters);
   void await_late_sources(std::unique_lock<std::mutex>& lock);
   static Outcome install(ServedTarget& served, const Chunk& chunk, Counters& counters);

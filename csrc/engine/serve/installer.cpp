@@ -161,7 +161,37 @@ Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end,
   const Supply supply =
       fetched ? Supply{fetched} : region.source->supply(region.offset_of(first), length);
   if (!supply.bytes) return transfer_zeros(region, start, length);
+  if (fetched && target_.huge_to_move())
+    return move_or_copy(region, start, reinterpret_cast<uint64_t>(fetched), length);
   return copy(region, start, reinterpret_cast<uint64_t>(supply.bytes), length);
+}
+
+// Whole huge pages are moved: a smaller page costs more to make anew in the staging than to copy.
+Progress Installer::move_or_copy(const Region& region, uint64_t start, uint64_t from,
+                                 uint64_t length) noexcept {
+  const uint64_t unit = target_.huge_to_move();
+  if ((start | from) % unit != 0) {
+    const bool together = start % unit == from % unit;
+    return copy(region, start, from, together ? std::min(length, unit - start % unit) : length);
+  }
+  if (length < unit) return copy(region, start, from, length);
+  const Progress moved = target_.uffd().move(start, from, unit, 0);
+  if (moved.bytes > 0) {
+    counters_.add(Count::moves);
+    return moved;
+  }
+  switch (-moved.error) {
+    case EEXIST:
+    case EAGAIN:
+    case ESRCH:
+      return moved;
+    case EINVAL:  // not private anonymous memory
+      target_.move_huge(0);
+      break;
+    default:  // the staging's page is in use elsewhere: EBUSY
+      break;
+  }
+  return copy(region, start, from, unit);
 }
 
 Progress Installer::map_cached(const Region& region, uint64_t first, uint64_t end) noexcept {

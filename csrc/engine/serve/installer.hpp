@@ -53,6 +53,8 @@ class Installer {
  private:
   Progress transfer(const Region& region, uint64_t first, uint64_t end,
                     const std::byte* fetched) noexcept;
+  Progress move_or_copy(const Region& region, uint64_t start, uint64_t from,
+                        uint64_t length) noexcept;
   Progress map_cached(const Region& region, uint64_t first, uint64_t end) noexcept;
   Progress transfer_zeros(const Region& region, uint64_t start, uint64_t length) noexcept;
   Progress copy(const Region& region, uint64_t start, uint64_t from, uint64_t length) noexcept;

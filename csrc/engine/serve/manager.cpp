@@ -6,6 +6,7 @@
 
 #include "engine/linux/blank.hpp"
 #include "engine/linux/huge_pages.hpp"
+#include "engine/linux/maps.hpp"
 #include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
@@ -43,9 +44,14 @@ void refuse_inline(const RegionTable& regions, const TargetOptions& options, boo
   if (placement == Placement::adopt)
     throw std::invalid_argument("inline=True has no handler: placement 'adopt' is not for it");
   for (const Region& region : regions.all()) {
-    if (region.modes == UFFDIO_REGISTER_MODE_MISSING) continue;
-    throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
-                                ": inline=True is for mode='missing' alone");
+    const std::string name = "region " + range_text(region.range.start, region.range.length);
+    if (region.modes != UFFDIO_REGISTER_MODE_MISSING)
+      throw std::invalid_argument(name + ": inline=True is for mode='missing' alone");
+    if (region.late()) {
+      throw std::invalid_argument(name +
+                                  ": inline=True is for sources whose bytes are at hand: give "
+                                  "FileSource without direct=True, or MemorySource");
+    }
   }
 }
 
@@ -87,13 +93,15 @@ void refuse_pid(pid_t pid) {
 // A Python function needs the GIL, with which a thread of this process may sleep for its page.
 void refuse_late(const RegionTable& regions, bool this_process) {
   for (const Region& region : regions.all()) {
-    if (!region.late() || (!this_process && (!region.minor() || region.image()))) continue;
+    if (!region.late()) continue;
+    const bool waits_for_page = this_process && region.source->calls_user();
+    if (!waits_for_page && (!region.minor() || region.image())) continue;
     throw std::invalid_argument(
         "region " + range_text(region.range.start, region.range.length) +
-        (this_process
+        (waits_for_page
              ? " is of this process, and its source is a CallableSource: whoever touches it "
                "may hold the lock that the function needs; give another source"
-             : " has minor faults, and its source is a CallableSource: give another source, "
+             : " has minor faults, and its source is not at hand at once: give another source, "
                "or mode='missing'"));
   }
 }
@@ -111,6 +119,31 @@ void refuse_modes_of_images(const RegionTable& regions) {
                                   " and source_offset " + std::to_string(region.source_offset) +
                                   ", but its SharedImage has pages of " +
                                   std::to_string(image->page_size()) + " bytes");
+    }
+  }
+}
+
+void refuse_move(const RegionTable& regions, const Userfaultfd& uffd, bool this_process) {
+  const std::string asked = "install is 'move', but ";
+  if (!this_process)
+    throw std::invalid_argument(asked +
+                                "MOVE is for memory of this process: give 'auto' or 'copy'");
+  if (!(uffd.features() & UFFD_FEATURE_MOVE)) {
+    throw std::invalid_argument(
+        asked + "the userfaultfd was opened without Feature.MOVE (Linux 6.8): open it with that");
+  }
+  if (huge_page_size() == 0)
+    throw UnsupportedError(EOPNOTSUPP, asked + "this kernel has no transparent huge pages");
+  for (const Region& region : regions.all()) {
+    const std::string name = "region " + range_text(region.range.start, region.range.length);
+    if (!region.late()) {
+      throw std::invalid_argument(asked + name +
+                                  " has a source whose bytes are at hand, which COPY reads where "
+                                  "they are: give 'auto' or 'copy'");
+    }
+    if (region.modes != UFFDIO_REGISTER_MODE_MISSING || !is_private_anonymous(region.range)) {
+      throw std::invalid_argument(asked + name +
+                                  " is not private anonymous memory with mode='missing'");
     }
   }
 }
@@ -279,6 +312,9 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   if (options.registered) refuse_page_size(uffd, table);
   if (!options.registered && !this_process) refuse_other_process(options.pid);
   if (!this_process) served->process = open_pidfd(options.pid);
+  if (options.install == Install::move) refuse_move(table, uffd, this_process);
+  if (options.install != Install::copy && this_process && (uffd.features() & UFFD_FEATURE_MOVE))
+    served->target.move_huge(huge_page_size());
   if (options.collapse) refuse_collapse(table, served->process.get(), this_process);
   served->collapse = options.collapse;
   const std::lock_guard lock(adding_);

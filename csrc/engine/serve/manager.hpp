@@ -39,6 +39,13 @@ struct ManagerOptions {
   std::vector<std::string> watcher = {};
 };
 
+// How bytes that a source had to produce get into memory.
+enum class Install {
+  automatic,  // by MOVE, where that can be
+  copy,
+  move,
+};
+
 struct TargetOptions {
   pid_t pid = 0;  // 0, or this process's own: this process
   Ending ending = Ending::automatic;
@@ -46,8 +53,9 @@ struct TargetOptions {
   bool registered = false;                    // by its sender
   bool verify = true;
   bool inline_faults = false;  // its threads resolve their faults themselves: see InlineFaults
-  bool collapse = false;       // into huge pages, after the ending
-  bool awake = false;  // while it is served, idle CPUs sleep lightly: /dev/cpu_dma_latency at 0
+  Install install = Install::automatic;
+  bool collapse = false;  // into huge pages, after the ending
+  bool awake = false;     // while it is served, idle CPUs sleep lightly: /dev/cpu_dma_latency at 0
 };
 
 class Manager {

@@ -19,6 +19,7 @@ enum class Count : size_t {
   copies,        // COPY calls
   zeropages,     // ZEROPAGE calls
   continues,     // CONTINUE calls
+  moves,         // MOVE calls that moved something
   fetches,       // read() calls of late sources
   pages,         // pages installed
   bytes,         // bytes installed

@@ -17,6 +17,7 @@ class CallableSource final : public Source {
 
   uint64_t length() const noexcept override { return length_; }
   bool late() const noexcept override { return true; }
+  bool calls_user() const noexcept override { return true; }
   std::optional<std::chrono::nanoseconds> deadline() const noexcept override { return deadline_; }
   void read(uint64_t offset, std::span<std::byte> into) const override {
     check_range(offset, into.size());

@@ -1,6 +1,8 @@
-// The bytes of a regular file, mapped: COPY reads them from the page cache, so one memcpy is all.
+// The bytes of a regular file: mapped, so that COPY reads them from the page cache and one memcpy
+// is all; or read past the page cache (O_DIRECT), which is not filled beside the memory then.
 #pragma once
 
+#include <atomic>
 #include <string>
 
 #include "engine/linux/fd.hpp"
@@ -10,27 +12,41 @@ namespace uffd {
 
 // The length is that at construction. Where the file shrinks later, whole pages behind its new end
 // cannot be supplied (COPY says EFAULT); the rest of its last page then reads as zeros, which
-// nothing tells from a file that ends there.
+// nothing tells from a file that ends there (a direct one has that page poisoned).
 class FileSource final : public Source {
  public:
   // Throws SystemError where the file cannot be read, std::invalid_argument where it is empty or
-  // not a regular file.
-  explicit FileSource(const std::string& path);
+  // not a regular file, UnsupportedError where its file system does not do O_DIRECT.
+  FileSource(const std::string& path, bool direct);
   ~FileSource() override;
   FileSource(const FileSource&) = delete;
   FileSource& operator=(const FileSource&) = delete;
 
   uint64_t length() const noexcept override { return length_; }
+  bool late() const noexcept override { return direct_; }
+  uint64_t best_read() const noexcept override { return direct_ ? kDirectRead : 0; }
   Supply supply(uint64_t offset, uint64_t) const noexcept override { return {bytes_ + offset}; }
   void prepare(uint64_t offset, uint64_t length) const noexcept override;
-  Range memory() const noexcept override { return {reinterpret_cast<uint64_t>(bytes_), length_}; }
+  Range memory() const noexcept override {
+    return {reinterpret_cast<uint64_t>(bytes_), direct_ ? 0 : length_};
+  }
   void read(uint64_t offset, std::span<std::byte> into) const override;
 
  private:
+  // What keeps a device busy, and is one huge page.
+  static constexpr uint64_t kDirectRead = 2 * 1024 * 1024;
+
+  void map();
+  void try_direct() const;
+  // From a multiple of the block size on, into memory that is aligned like that.
+  void read_blocks(uint64_t offset, std::span<std::byte> into) const;
+
   std::string path_;
+  bool direct_;
   Fd file_;
   uint64_t length_ = 0;
   const std::byte* bytes_ = nullptr;
+  mutable std::atomic<uint64_t> ahead_{0};  // up to where the kernel was asked to read ahead
 };
 
 }  // namespace uffd

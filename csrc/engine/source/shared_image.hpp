@@ -31,6 +31,8 @@ class SharedImage final : public Source {
 
   uint64_t length() const noexcept override { return length_; }
   bool late() const noexcept override { return source_->late(); }
+  bool calls_user() const noexcept override { return source_->calls_user(); }
+  uint64_t best_read() const noexcept override { return source_->best_read(); }
   std::optional<std::chrono::nanoseconds> deadline() const noexcept override {
     return source_->deadline();
   }

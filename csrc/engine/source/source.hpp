@@ -38,6 +38,11 @@ class Source {
   virtual bool late() const noexcept { return false; }
   // This, where its bytes are the page cache of the regions that have it for a source.
   virtual const SharedImage* image() const noexcept { return nullptr; }
+  // Whether a read of a late one calls what its user wrote, which may wait for a lock that a thread
+  // holds while it waits for a page.
+  virtual bool calls_user() const noexcept { return false; }
+  // Of a late one: how many bytes are best read at once, from a multiple of that on; 0: any number.
+  virtual uint64_t best_read() const noexcept { return 0; }
   // How long a fault waits for a late source before its page is poisoned; empty: without end.
   virtual std::optional<std::chrono::nanoseconds> deadline() const noexcept { return {}; }
 

@@ -1,0 +1,32 @@
+#include "engine/serve/staging.hpp"
+
+#include <algorithm>
+
+#include "engine/linux/huge_pages.hpp"
+#include "engine/linux/syscall.hpp"
+
+namespace uffd {
+namespace {
+
+constexpr uint64_t kUnitWithoutHugePages = 2 * 1024 * 1024;
+constexpr uint64_t kMostUnit = 32 * 1024 * 1024;  // where huge pages are larger (64 KiB base pages)
+
+}  // namespace
+
+Staging::Staging()
+    : unit_(std::min(huge_page_size() ? huge_page_size() : kUnitWithoutHugePages, kMostUnit)),
+      mapping_(3 * unit_, MemoryKind::anonymous, false) {
+  sys::madvise(mapping_.address(), mapping_.length(), MADV_HUGEPAGE);
+  sys::madvise(mapping_.address(), mapping_.length(), MADV_DONTFORK);
+}
+
+std::span<std::byte> Staging::room(uint64_t address, uint64_t length) {
+  if (length > unit_) {
+    overflow_.resize(length);
+    return overflow_;
+  }
+  const uint64_t aligned = (mapping_.address() + unit_ - 1) / unit_ * unit_;
+  return {reinterpret_cast<std::byte*>(aligned + address % unit_), length};
+}
+
+}  // namespace uffd
