@@ -51,6 +51,7 @@ def goals(results: Results) -> list[Goal]:
         *_scale_goals(results),
         *_share_goals(results),
         *_cold_goals(results),
+        *_restore_goals(results),
         *_fill_goals(results),
         *_target_goals(results),
         *_ending_goals(results),
@@ -134,6 +135,11 @@ def _cold_goals(results: Results) -> Iterator[Goal]:
         for way in ("mapped", "direct"):
             speed = results.ratio("cold", f"cold/{setup}/device", f"cold/{setup}/{way}")
             yield _goal(f"cold file, {way}, {setup}: speed / the device's", speed, 0.8, at_most=False)
+
+
+def _restore_goals(results: Results) -> Iterator[Goal]:
+    best = results.ratio("restore", "restore/early-close/fillers-2/native", "restore/read/native")
+    yield _goal("a real program's memory: restored with two fillers / read() into fresh memory", best, 0.6)
 
 
 def _memory(size: int) -> str:
