@@ -133,9 +133,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_watcher_ends_with_its_manager() -> None:
-    memory = Managed(pages=8)
+    memory, others = Managed(pages=8), _children()
     target = serve(memory)
-    watchers = _children()
+    watchers = _children() - others
     target.close("fill")
     del target
     until(lambda: not watchers & _children(), "the end of the watcher")
