@@ -116,19 +116,18 @@ def _placed_arms(name: str) -> Iterator[Sequence[Arm]]:
     with open_target("across") as target:
         paired = Serving(target, source, _PAGES, SAME)
         free = Serving(target, source, _PAGES, FREE)
-        few = Serving(target, source, _PAGES_OF_IDLE, FREE)
         arms = [
             arm(f"{name}/paired-floor", partial(paired.by_floor, "read")),
-            arm(f"{name}/naive", few.by_floor),
+            arm(f"{name}/naive", free.by_floor),
             arm(f"{name}/adopt", partial(free.by_placed_manager, "adopt")),
-            arm(f"{name}/auto", partial(few.by_placed_manager, "auto")),
+            arm(f"{name}/auto", partial(free.by_placed_manager, "auto")),
             arm(f"{name}/auto-walk", partial(free.by_placed_manager, "auto", "auto")),
-            arm(f"{name}/free", partial(few.by_placed_manager, "free")),
-            arm(f"{name}/on-first", partial(few.by_placed_manager, [FIRST])),
-            arm(f"{name}/on-second", partial(few.by_placed_manager, [SECOND])),
+            arm(f"{name}/free", partial(free.by_placed_manager, "free")),
+            arm(f"{name}/on-first", partial(free.by_placed_manager, [FIRST])),
+            arm(f"{name}/on-second", partial(free.by_placed_manager, [SECOND])),
         ]
         if not OTHER_AWAKE.unavailable:
-            arms.append(arm(f"{name}/auto-awake", partial(few.by_placed_manager, "auto", idle="awake")))
+            arms.append(arm(f"{name}/auto-awake", partial(free.by_placed_manager, "auto", idle="awake")))
         yield arms
 
 

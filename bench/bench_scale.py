@@ -149,7 +149,7 @@ def _filling_arms() -> Iterator[Sequence[Arm]]:
             serving = Serving(target, source, 4 * _PAGES, SAME)
             handoff = serving.fresh()
             with pyuffd.serve(
-                handoff.uffd, handoff.regions, pid=handoff.pid, fault_around=1, cpus=(FIRST, SECOND), verify=False
+                handoff.uffd, handoff.regions, pid=handoff.pid, cpus=(FIRST, SECOND), verify=False
             ) as served:
                 start = target.ranges[0][0]
                 target.start_touching(
@@ -159,19 +159,23 @@ def _filling_arms() -> Iterator[Sequence[Arm]]:
                     served.fill()
                     served.wait(progress=False)
                 touched = target.finish_touching(stop=beside)
-                stats = served.stats()
             tails = quantiles(np.where(_workload.bucket_bounds() < _FAULT_NS, 0, touched.histogram), touched.max_ns)
             values = {f"{name}/fault-{quantile}": seconds for quantile, seconds in tails.items()}
-            if beside:
-                # What was installed without a fault, by the calls that did it.
-                calls = max(stats.copies - stats.faults, 1)
-                bytes_of_chunk = (stats.pages - stats.faults) * PAGE / calls
-                values["scale/filling/chunk"] = bytes_of_chunk * serving.by_bulk_copy() / PAGE
             return Sample(values)
+
+        def chunk() -> float:
+            serving = Serving(target, source, 4 * _PAGES, SAME)
+            handoff = serving.fresh()
+            with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, cpus=(FIRST, SECOND)) as served:
+                served.fill()
+                served.wait(progress=False)
+                stats = served.stats()
+            return stats.pages / stats.copies * serving.by_bulk_copy()
 
         yield [
             partial(measure, "scale/filling/alone", beside=False),
             partial(measure, "scale/filling/beside", beside=True),
+            arm("scale/filling/chunk", chunk),
         ]
 
 

@@ -48,6 +48,7 @@ void FillPool::start(ServedTarget& served) {
       job->cursor = 0;
     } else {
       jobs_.push_back(std::make_shared<Job>(Job{&served}));
+      served.filling.store(true, std::memory_order_relaxed);
     }
   }
   work_.notify_all();
@@ -223,6 +224,7 @@ void FillPool::put_back(Job& job, const Chunk& chunk, Outcome outcome, uint64_t 
 }
 
 void FillPool::pass(ServedTarget& served) {
+  served.filling.store(false, std::memory_order_relaxed);
   {
     const std::lock_guard lock(served.mutex);
     served.tried_all = true;

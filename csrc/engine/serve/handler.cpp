@@ -12,20 +12,35 @@ struct Run {
   size_t covered;       // how many of the batch's addresses lie in it
 };
 
-// The missing pages around page that its fault-around window admits.
-Run window_around(ServedTarget& served, const Region& region, uint64_t page) noexcept {
-  const Residency& residency = served.target.residency();
-  if (!served.fault_around) {
-    const PageRun run = served.streams.window(residency, region, page);
-    return {run.first, run.end, 1};
-  }
-  const uint64_t window = *served.fault_around;
-  if (window == 1) return {page, page + 1, 1};
+// The missing pages around page in its aligned window of so many.
+PageRun aligned_window(const Residency& residency, const Region& region, uint64_t page,
+                       uint64_t window) noexcept {
   const uint64_t number = region.address_of(page) / region.page_size;
   const uint64_t before = std::min(number % window, page - region.first_page);
   const uint64_t after = std::min(window - number % window, region.end_page() - page);
-  return {residency.run_begin(page, page - before), residency.next_resident(page + 1, page + after),
-          1};
+  return {residency.run_begin(page, page - before),
+          residency.next_resident(page + 1, page + after)};
+}
+
+// What is installed with a page while a fill is under way: all pages come anyway, and the fewer
+// faults the sooner, as long as none waits longer than for a filler's chunk.
+constexpr uint64_t kBytesWhileFilling = 32 * 4096;
+
+// The missing pages around page that its fault-around window admits.
+Run window_around(ServedTarget& served, const Region& region, uint64_t page) noexcept {
+  const Residency& residency = served.target.residency();
+  if (served.fault_around) {
+    if (*served.fault_around == 1) return {page, page + 1, 1};
+    const PageRun run = aligned_window(residency, region, page, *served.fault_around);
+    return {run.first, run.end, 1};
+  }
+  PageRun run = served.streams.window(residency, region, page);
+  if (served.filling.load(std::memory_order_relaxed) && region.page_size < kBytesWhileFilling) {
+    const PageRun around =
+        aligned_window(residency, region, page, kBytesWhileFilling / region.page_size);
+    run = {std::min(run.first, around.first), std::max(run.end, around.end)};
+  }
+  return {run.first, run.end, 1};
 }
 
 // A fault in one word, so that a batch is sorted and freed of duplicates as numbers: the address of

@@ -86,6 +86,7 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   std::atomic<bool> unserved{false};             // no descriptor was left for this fork child
 
   std::atomic<bool> in_service{false};  // a batch of faults is being resolved: fillers yield
+  std::atomic<bool> filling{false};     // a fill of it is under way
   std::atomic<bool> gone{false};        // its address space is no more
   std::atomic<bool> closing{false};     // its user closes it
   std::atomic<bool> end_announced{
