@@ -10,14 +10,6 @@
 namespace uffd {
 namespace {
 
-uint64_t page_size_of(MemoryKind kind) {
-  if (kind != MemoryKind::hugetlb) return sys::page_size();
-  const uint64_t size = hugetlb_page_size();
-  if (size == 0)
-    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)");
-  return size;
-}
-
 std::string refusal(MemoryKind kind, uint64_t length, uint64_t page_size) {
   std::string text = "cannot map " + std::to_string(length) + " bytes";
   if (kind == MemoryKind::hugetlb) {
@@ -36,6 +28,14 @@ uint64_t hugetlb_page_size() {
     if (std::sscanf(line.c_str(), "Hugepagesize: %llu kB", &kib) == 1) return kib * 1024;
   }
   return 0;
+}
+
+uint64_t page_size_of(MemoryKind kind) {
+  if (kind != MemoryKind::hugetlb) return sys::page_size();
+  const uint64_t size = hugetlb_page_size();
+  if (size == 0)
+    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)");
+  return size;
 }
 
 Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared)

@@ -49,6 +49,9 @@ class Mapping {
   pid_t owner_ = 0;
 };
 
+// Throws UnsupportedError where this kernel has no such memory.
+uint64_t page_size_of(MemoryKind kind);
+
 // Of the default hugetlb pool, in bytes; 0 where the kernel has none.
 uint64_t hugetlb_page_size();
 

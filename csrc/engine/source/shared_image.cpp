@@ -34,14 +34,6 @@ SourcePtr checked(SourcePtr source) {
   return source;
 }
 
-uint64_t page_size_of(MemoryKind kind) {
-  if (kind != MemoryKind::hugetlb) return sys::page_size();
-  const uint64_t size = hugetlb_page_size();
-  if (size == 0)
-    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)");
-  return size;
-}
-
 Fd make_memfd(MemoryKind kind, uint64_t length) {
   const unsigned flags = MFD_CLOEXEC | (kind == MemoryKind::hugetlb ? MFD_HUGETLB : 0u);
   Fd memfd(or_throw(::memfd_create("pyuffd-image", flags), "memfd_create of an image"));
