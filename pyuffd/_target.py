@@ -65,6 +65,7 @@ class Stats:
         zeropages: UFFDIO_ZEROPAGE calls.
         continues: UFFDIO_CONTINUE calls.
         moves: UFFDIO_MOVE calls that moved something.
+        moved_bytes: Bytes installed by them.
         fetches: Reads of sources that are not at hand at once: ``CallableSource``, ``FileSource(direct=True)``.
         pages: Pages installed.
         bytes: Bytes installed.
@@ -100,6 +101,7 @@ class Stats:
     zeropages: int
     continues: int
     moves: int
+    moved_bytes: int
     fetches: int
     pages: int
     bytes: int

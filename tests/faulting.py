@@ -71,6 +71,18 @@ def readable(address: int, length: int = 1) -> bool:
         os.close(fd)
 
 
+def huge_bytes(start: int, pid: int | str = "self") -> int:
+    """AnonHugePages of the mapping at this address."""
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if line[0].islower() or line[0].isdigit():
+            first, last = (int(end, 16) for end in line.split()[0].split("-"))
+            inside = first <= start < last
+        elif inside and line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no mapping at {start:#x}")
+
+
 class Managed:
     """A mapping to be managed, and the bytes that it shall have: no two pages of it are equal."""
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from faulting import PAGE, Child, Managed
+from faulting import PAGE, Child, Managed, huge_bytes
 
 import pyuffd
 
@@ -23,18 +23,6 @@ def _can_collapse() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not _can_collapse(), reason="this kernel lacks MADV_COLLAPSE (Linux 6.1)")
-
-
-def huge_bytes(start: int, pid: int | str = "self") -> int:
-    """AnonHugePages of the mapping at this address."""
-    inside = False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if line[0].islower() or line[0].isdigit():
-            first, last = (int(end, 16) for end in line.split()[0].split("-"))
-            inside = first <= start < last
-        elif inside and line.startswith("AnonHugePages:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"no mapping at {start:#x}")
 
 
 def test_own_memory_is_collapsed_after_the_ending() -> None:

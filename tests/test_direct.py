@@ -1,5 +1,6 @@
 """Files that are read past the page cache, and huge pages that are moved into memory."""
 
+import ctypes
 import mmap
 import os
 import socket
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Child, Managed, random_bytes
+from faulting import PAGE, Child, Managed, huge_bytes, random_bytes
 
 import pyuffd
 from pyuffd import _core
@@ -131,8 +132,6 @@ def test_the_page_cache_is_left_alone(path: Path, data: bytes) -> None:
 
 
 def _resident(address: int, length: int) -> int:
-    import ctypes
-
     pages = (length + PAGE - 1) // PAGE
     vector = (ctypes.c_ubyte * pages)()
     assert ctypes.CDLL(None).mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), vector) == 0
@@ -163,6 +162,77 @@ def test_a_file_that_shrank_is_poisoned(tmp_path: Path, path: Path) -> None:
     assert mapping.array[: 60 * PAGE].tobytes() == shrinking.read_bytes()
 
 
+def lock(mapping: pyuffd.Mapping) -> None:
+    """Lock its pages as they come: mlock2(2)."""
+    onfault = 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlock2(ctypes.c_void_p(mapping.address), ctypes.c_size_t(mapping.length), onfault) != 0:
+        pytest.skip(f"mlock2: {os.strerror(ctypes.get_errno())}")
+
+
+@pytest.mark.requires_full_userfaultfd
+@needs_move
+def test_writes_to_direct_pages_are_noted(path: Path, data: bytes) -> None:
+    """A page that is moved in is not write-protected."""
+    mapping = pyuffd.Mapping(4 * HUGE)
+    start = -(-mapping.address // HUGE) * HUGE
+    region = pyuffd.Region(start, 3 * HUGE, pyuffd.FileSource(path, direct=True), mode="missing+wp")
+    with pyuffd.serve(pyuffd.Userfaultfd(int(MOVE)), [region]) as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+        pyuffd._workload.native_touch(start + PAGE, 2 * PAGE, PAGE)  # writes
+        assert target.written() == [(start + PAGE, 2 * PAGE)]
+        assert target.stats().moves == 0
+        target.close()
+
+
+@pytest.mark.requires_full_userfaultfd
+@needs_move
+def test_each_region_is_moved_into_or_not(path: Path, data: bytes) -> None:
+    """What cannot be moved into keeps no other region from it; locked memory cannot."""
+    mappings = [pyuffd.Mapping(4 * HUGE) for _ in range(3)] + [pyuffd.Mapping(3 * HUGE, "memfd", True)]
+    lock(mappings[0])
+    source = pyuffd.FileSource(path, direct=True)
+    starts = [-(-mapping.address // HUGE) * HUGE for mapping in mappings[:3]] + [mappings[3].address]
+    with pyuffd.serve(
+        pyuffd.Userfaultfd(int(MOVE)), [pyuffd.Region(start, 3 * HUGE, source) for start in starts]
+    ) as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+        stats = target.stats()
+    # A page that its device holds a moment too long is copied.
+    assert stats.moved_bytes == stats.moves * HUGE
+    assert stats.moved_bytes in ((5 * HUGE, 6 * HUGE) if _huge_pages_admitted() else (0,))
+    for mapping, start in zip(mappings, starts, strict=True):
+        assert mapping.array[start - mapping.address :].tobytes()[: 3 * HUGE] == data[: 3 * HUGE]
+
+
+def _huge_pages_admitted() -> bool:
+    return "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+
+
+@pytest.mark.requires_full_userfaultfd
+@needs_move
+def test_page_tables_of_one_huge_page_cost_no_other(tmp_path: Path, path: Path) -> None:
+    """Where memory was used before, its page tables stay, and huge pages are moved in by single ones."""
+    assert path
+    if not _huge_pages_admitted():
+        pytest.skip("transparent huge pages are off (/sys/kernel/mm/transparent_hugepage/enabled)")
+    huge_pages = 24
+    sparse = tmp_path / "sparse"
+    sparse.touch()
+    os.truncate(sparse, huge_pages * HUGE)
+    mapping = pyuffd.Mapping((huge_pages + 1) * HUGE)
+    start = -(-mapping.address // HUGE) * HUGE
+    pyuffd._workload.native_touch(start, PAGE, PAGE)
+    pyuffd._workload.release_pages(start, PAGE)
+    region = pyuffd.Region(start, huge_pages * HUGE, pyuffd.FileSource(sparse, direct=True))
+    with pyuffd.serve(pyuffd.Userfaultfd(int(MOVE)), [region]) as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+    assert huge_bytes(start) >= (huge_pages - 2) * HUGE
+
+
 @pytest.mark.requires_full_userfaultfd
 @pytest.mark.parametrize(
     ("features", "source", "kind", "words"),
@@ -170,15 +240,23 @@ def test_a_file_that_shrank_is_poisoned(tmp_path: Path, path: Path) -> None:
         (0, "direct", "anonymous", "without Feature.MOVE"),
         (int(MOVE), "mapped", "anonymous", "whose bytes are at hand"),
         (int(MOVE), "direct", "memfd", "not private anonymous memory"),
+        (int(MOVE), "locked", "anonymous", "not locked"),
+        (int(MOVE), "protected", "anonymous", "not of mode='missing'"),
+        (int(MOVE), "kept", "anonymous", "on_remove='keep'"),
     ],
 )
 @needs_move
 def test_moves_that_cannot_be(path: Path, features: int, source: str, kind: Any, words: str) -> None:
     mapping, uffd = pyuffd.Mapping(HUGE, kind), pyuffd.Userfaultfd(features)
-    region = pyuffd.Region(mapping.address, HUGE, pyuffd.FileSource(path, direct=source == "direct"))
+    options: dict[str, Any] = {"protected": {"mode": "missing+wp"}, "kept": {"on_remove": "keep"}}.get(source, {})
+    region = pyuffd.Region(mapping.address, HUGE, pyuffd.FileSource(path, direct=source != "mapped"), **options)
+    if source == "locked":
+        lock(mapping)
     with pytest.raises(ValueError, match=words):
         pyuffd.serve(uffd, [region], install="move")
-    uffd.close()
+    # Nothing is registered any more, and the userfaultfd is its user's again.
+    with pyuffd.serve(uffd, [region], install="copy") as target:
+        target.fill()
 
 
 @pytest.mark.requires_full_userfaultfd

@@ -1,8 +1,10 @@
 #include "engine/linux/huge_pages.hpp"
 
+#include <sys/prctl.h>
 #include <sys/uio.h>
 
 #include <charconv>
+#include <string_view>
 
 #include "engine/linux/fd.hpp"
 
@@ -33,6 +35,15 @@ uint64_t huge_page_size() noexcept {
   uint64_t size = 0;
   if (length > 0) std::from_chars(text, text + length, size);
   return size;
+}
+
+bool huge_pages_admitted() noexcept {
+  const Fd file(sys::open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY));
+  char text[64];
+  const ssize_t length = file ? sys::read(file.get(), text, sizeof text) : 0;
+  if (length <= 0 || ::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) != 0) return false;
+  const std::string_view modes(text, static_cast<size_t>(length));
+  return modes.find("[never]") == std::string_view::npos;
 }
 
 int may_collapse(int pidfd) noexcept {

@@ -10,6 +10,9 @@ namespace uffd {
 // Of one transparent huge page, in bytes; 0 where this kernel has none.
 uint64_t huge_page_size() noexcept;
 
+// Whether this process gets them where it asks by MADV_HUGEPAGE.
+bool huge_pages_admitted() noexcept;
+
 // Whether MADV_COLLAPSE (Linux 6.1) may be asked for: 0; -EINVAL where the kernel does not know it;
 // -EPERM without CAP_SYS_NICE for another process, named by its pidfd. pidfd -1 is this process.
 int may_collapse(int pidfd) noexcept;

@@ -21,20 +21,4 @@ std::optional<std::vector<Range>> shared_mappings(pid_t pid) {
   return shared;
 }
 
-bool is_private_anonymous(const Range& range) {
-  std::ifstream file("/proc/self/maps");
-  uint64_t covered = range.start;
-  for (std::string line; covered < range.end() && std::getline(file, line);) {
-    unsigned long long start = 0, end = 0, inode = 0;
-    char kind = 0;
-    if (std::sscanf(line.c_str(), "%llx-%llx %*c%*c%*c%c %*x %*x:%*x %llu", &start, &end, &kind,
-                    &inode) != 4 ||
-        end <= covered)
-      continue;
-    if (start > covered || kind != 'p' || inode != 0) return false;
-    covered = end;
-  }
-  return covered >= range.end();
-}
-
 }  // namespace uffd

@@ -13,8 +13,4 @@ namespace uffd {
 // The shared mappings, in order. pid 0 is this process. Empty where maps may not be read.
 std::optional<std::vector<Range>> shared_mappings(pid_t pid);
 
-// Whether a range of this process lies in private anonymous memory alone; false where it is not
-// mapped, or maps may not be read.
-bool is_private_anonymous(const Range& range);
-
 }  // namespace uffd

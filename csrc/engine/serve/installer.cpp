@@ -36,6 +36,9 @@ Verdict judge(int error) noexcept {
   }
 }
 
+// How often a MOVE of a page that is in use is tried again before it is copied.
+constexpr unsigned kPatience = 32;
+
 }  // namespace
 
 Outcome Installer::install(const Region& region, uint64_t first, uint64_t end,
@@ -161,37 +164,31 @@ Progress Installer::transfer(const Region& region, uint64_t first, uint64_t end,
   const Supply supply =
       fetched ? Supply{fetched} : region.source->supply(region.offset_of(first), length);
   if (!supply.bytes) return transfer_zeros(region, start, length);
-  if (fetched && target_.huge_to_move())
+  if (fetched && region.move_unit != 0)
     return move_or_copy(region, start, reinterpret_cast<uint64_t>(fetched), length);
   return copy(region, start, reinterpret_cast<uint64_t>(supply.bytes), length);
 }
 
 // Whole huge pages are moved: a smaller page costs more to make anew in the staging than to copy.
+// What MOVE does not do at all is copied, so that the one table of errors is COPY's.
 Progress Installer::move_or_copy(const Region& region, uint64_t start, uint64_t from,
                                  uint64_t length) noexcept {
-  const uint64_t unit = target_.huge_to_move();
+  const uint64_t unit = region.move_unit;
   if ((start | from) % unit != 0) {
     const bool together = start % unit == from % unit;
     return copy(region, start, from, together ? std::min(length, unit - start % unit) : length);
   }
   if (length < unit) return copy(region, start, from, length);
-  const Progress moved = target_.uffd().move(start, from, unit, 0);
-  if (moved.bytes > 0) {
-    counters_.add(Count::moves);
-    return moved;
+  Progress moved = target_.uffd().move(start, from, unit, 0);
+  // The device that has just read it holds it a moment longer.
+  for (unsigned left = kPatience; left > 0 && moved.error == -EBUSY && moved.bytes == 0; --left) {
+    ::sched_yield();
+    moved = target_.uffd().move(start, from, unit, 0);
   }
-  switch (-moved.error) {
-    case EEXIST:
-    case EAGAIN:
-    case ESRCH:
-      return moved;
-    case EINVAL:  // not private anonymous memory
-      target_.move_huge(0);
-      break;
-    default:  // the staging's page is in use elsewhere: EBUSY
-      break;
-  }
-  return copy(region, start, from, unit);
+  if (moved.bytes == 0) return copy(region, start, from, unit);
+  counters_.add(Count::moves);
+  counters_.add(Count::moved_bytes, moved.bytes);
+  return moved;
 }
 
 Progress Installer::map_cached(const Region& region, uint64_t first, uint64_t end) noexcept {

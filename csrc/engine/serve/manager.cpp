@@ -6,7 +6,6 @@
 
 #include "engine/linux/blank.hpp"
 #include "engine/linux/huge_pages.hpp"
-#include "engine/linux/maps.hpp"
 #include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/serve/fork_safety.hpp"
@@ -123,30 +122,25 @@ void refuse_modes_of_images(const RegionTable& regions) {
   }
 }
 
-void refuse_move(const RegionTable& regions, const Userfaultfd& uffd, bool this_process) {
-  const std::string asked = "install is 'move', but ";
-  if (!this_process)
-    throw std::invalid_argument(asked +
-                                "MOVE is for memory of this process: give 'auto' or 'copy'");
-  if (!(uffd.features() & UFFD_FEATURE_MOVE)) {
-    throw std::invalid_argument(
-        asked + "the userfaultfd was opened without Feature.MOVE (Linux 6.8): open it with that");
+// Undone unless it is kept.
+class Registration {
+ public:
+  Registration(const Userfaultfd& uffd, const RegionTable& regions)
+      : uffd_(&uffd), regions_(regions) {
+    register_regions(uffd, regions);
   }
-  if (huge_page_size() == 0)
-    throw UnsupportedError(EOPNOTSUPP, asked + "this kernel has no transparent huge pages");
-  for (const Region& region : regions.all()) {
-    const std::string name = "region " + range_text(region.range.start, region.range.length);
-    if (!region.late()) {
-      throw std::invalid_argument(asked + name +
-                                  " has a source whose bytes are at hand, which COPY reads where "
-                                  "they are: give 'auto' or 'copy'");
-    }
-    if (region.modes != UFFDIO_REGISTER_MODE_MISSING || !is_private_anonymous(region.range)) {
-      throw std::invalid_argument(asked + name +
-                                  " is not private anonymous memory with mode='missing'");
-    }
+  ~Registration() {
+    if (!uffd_) return;
+    for (const Region& region : regions_.all()) unregister_and_wake(*uffd_, region.range);
   }
-}
+  Registration(const Registration&) = delete;
+  Registration& operator=(const Registration&) = delete;
+  void keep() noexcept { uffd_ = nullptr; }
+
+ private:
+  const Userfaultfd* uffd_;
+  const RegionTable& regions_;
+};
 
 void refuse_collapse(const RegionTable& regions, int pidfd, bool this_process) {
   for (const Region& region : regions.all()) {
@@ -312,9 +306,6 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   if (options.registered) refuse_page_size(uffd, table);
   if (!options.registered && !this_process) refuse_other_process(options.pid);
   if (!this_process) served->process = open_pidfd(options.pid);
-  if (options.install == Install::move) refuse_move(table, uffd, this_process);
-  if (options.install != Install::copy && this_process && (uffd.features() & UFFD_FEATURE_MOVE))
-    served->target.move_huge(huge_page_size());
   if (options.collapse) refuse_collapse(table, served->process.get(), this_process);
   served->collapse = options.collapse;
   const std::lock_guard lock(adding_);
@@ -329,7 +320,10 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   }
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);
   InlineAddition addition(*served);
-  if (!options.registered) register_regions(uffd, table);
+  std::optional<Registration> registration;
+  if (!options.registered) registration.emplace(uffd, table);
+  choose_moves(uffd, table, this_process, options.install);
+  if (registration) registration->keep();
   if (this_process) forbid_fork(table);
 
   roster_.add(served);

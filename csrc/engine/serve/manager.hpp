@@ -16,6 +16,7 @@
 #include "engine/serve/ender.hpp"
 #include "engine/serve/fill_pool.hpp"
 #include "engine/serve/handler.hpp"
+#include "engine/serve/install_choice.hpp"
 #include "engine/serve/placement.hpp"
 #include "engine/serve/roster.hpp"
 #include "engine/serve/served_target.hpp"
@@ -37,13 +38,6 @@ struct ManagerOptions {
   PlacementOptions placement = {};
   // What runs a watcher of adopted threads: see AdoptionWatcher. Of Placement::adopt.
   std::vector<std::string> watcher = {};
-};
-
-// How bytes that a source had to produce get into memory.
-enum class Install {
-  automatic,  // by MOVE, where that can be
-  copy,
-  move,
 };
 
 struct TargetOptions {

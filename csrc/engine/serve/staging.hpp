@@ -22,8 +22,11 @@ class Staging {
   std::span<std::byte> room(uint64_t address, uint64_t length);
 
  private:
-  uint64_t unit_;    // a huge page
-  Mapping mapping_;  // of three of them, so that two are aligned
+  void advise() noexcept;
+
+  uint64_t unit_;      // a huge page
+  Mapping mapping_;    // of three of them, so that two are aligned
+  uint64_t last_ = 0;  // the last room's address
   std::vector<std::byte> overflow_;
 };
 

@@ -20,6 +20,7 @@ enum class Count : size_t {
   zeropages,     // ZEROPAGE calls
   continues,     // CONTINUE calls
   moves,         // MOVE calls that moved something
+  moved_bytes,   // bytes installed by them
   fetches,       // read() calls of late sources
   pages,         // pages installed
   bytes,         // bytes installed

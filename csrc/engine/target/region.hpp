@@ -50,6 +50,7 @@ struct Region {
   uint64_t page_size;
   uint64_t modes;
   OnRemove on_remove;
+  uint64_t move_unit = 0;   // a huge page, where such are moved into it; 0: all is copied
   bool shared = true;       // unless its mapping is known to be private; of a living target alone
   uint64_t first_page = 0;  // its number among all pages of the target: set by the region table
 };

@@ -9,7 +9,6 @@
 
 #include <sys/types.h>
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -48,10 +47,6 @@ class Target {
   bool is_this_process() const noexcept { return pid_ == 0; }
   // Whether event messages tell what it does to its memory.
   bool living() const noexcept { return (uffd_.features() & kEventFeatures) != 0; }
-
-  // How large the huge pages are that may be moved into its memory; 0: none.
-  uint64_t huge_to_move() const noexcept { return huge_to_move_.load(std::memory_order_relaxed); }
-  void move_huge(uint64_t size) noexcept { huge_to_move_.store(size, std::memory_order_relaxed); }
 
   // Whether it has exited or has executed another program. Installs nothing: it asks for a copy of
   // memory that cannot be read.
@@ -112,7 +107,6 @@ class Target {
   std::shared_ptr<MoveLog> moves_;
   std::shared_ptr<const MoveLog> parents_moves_;
   uint64_t parents_moves_known_ = 0;
-  std::atomic<uint64_t> huge_to_move_{0};
   mutable std::mutex poisoned_mutex_;
   RangeSet poisoned_;
   std::optional<PageSet> poisoned_pages_;  // in place of it
