@@ -24,7 +24,9 @@ uint64_t read_and_move(const MovePlan& plan) {
     request.dst = plan.start + offset;
     request.src = from;
     request.len = huge;
-    const int error = sys::ioctl(plan.fd, UFFDIO_MOVE, &request);
+    int error = 0;
+    // EBUSY: the device that has just read the page holds it a moment longer.
+    while ((error = sys::ioctl(plan.fd, UFFDIO_MOVE, &request)) == -EBUSY) ::sched_yield();
     if (error < 0)
       throw SystemError(-error, "UFFDIO_MOVE of " + range_text(request.dst, request.len));
   }
