@@ -68,14 +68,52 @@ TEST_SUITE("placement") {
     CHECK(ledger.hold(::getpid(), 0x3fffffff, some_cpu()) == nullptr);
   }
 
+  TEST_CASE("an heir that is held too gets the mask that it would have inherited") {
+    AdoptionLedger ledger;
+    const cpu_set_t before = *affinity_of(0);
+    std::vector<AdoptionLedger::Entry*> entries{ledger.hold(::getpid(), this_thread(), some_cpu())};
+    std::latch done{1};
+    std::atomic<pid_t> heir{0};
+    std::thread thread([&] {
+      heir = this_thread();
+      done.wait();
+    });
+    until([&] { return heir != 0; });
+    entries.push_back(ledger.hold(::getpid(), heir, some_cpu()));
+    REQUIRE(entries.back());
+    SUBCASE("after the one that it inherited from") {}
+    SUBCASE("before it") {
+      std::swap(entries[0], entries[1]);
+    }
+    for (AdoptionLedger::Entry* entry : entries) ledger.give_back({&entry, 1});
+    CHECK(equal(*affinity_of(0), before));
+    CHECK(equal(*affinity_of(heir), before));
+    done.count_down();
+    thread.join();
+  }
+
+  TEST_CASE("a thread that is held for two targets is given back with the last of them") {
+    AdoptionLedger ledger;
+    const cpu_set_t before = *affinity_of(0);
+    AdoptionLedger::Entry* const first = ledger.hold(::getpid(), this_thread(), some_cpu());
+    AdoptionLedger::Entry* const second = ledger.hold(::getpid(), this_thread(), some_cpu());
+    REQUIRE((first && second));
+    ledger.give_back({&first, 1});
+    CHECK(equal(*affinity_of(0), only_cpu(some_cpu())));
+    ledger.give_back({&second, 1});
+    CHECK(equal(*affinity_of(0), before));
+  }
+
   TEST_CASE("a ledger that is full holds no more") {
     AdoptionLedger ledger;
+    const cpu_set_t before = *affinity_of(0);
     for (size_t i = 0; i < AdoptionLedger::kEntries; ++i)
       REQUIRE(ledger.hold(::getpid(), this_thread(), some_cpu()));
     CHECK(ledger.hold(::getpid(), this_thread(), some_cpu()) == nullptr);
-    // In the order of their entries: the first had the mask that it shall have in the end.
     ledger.give_back_all();
+    CHECK(equal(*affinity_of(0), before));
     CHECK(ledger.hold(::getpid(), this_thread(), some_cpu()) != nullptr);
+    ledger.give_back_all();
   }
 
   TEST_CASE("threads are let go where no fault comes, and taken again at the next") {

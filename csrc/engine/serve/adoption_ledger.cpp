@@ -34,6 +34,7 @@ AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu
   const auto mask = affinity_of(thread);
   const uint64_t started = start_ticks(thread);
   if (!mask || started == 0 || !CPU_ISSET(static_cast<size_t>(cpu), &*mask)) return nullptr;
+  const Entry* const origin = origin_of(process, thread, started, *mask);
   const auto unused = std::find_if(table_->begin(), table_->end(), [](Entry& entry) {
     uint32_t expected = Entry::unused;
     return entry.state.compare_exchange_strong(expected, Entry::reserved);
@@ -45,7 +46,7 @@ AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu
   entry.thread = thread;
   entry.started = started;
   entry.adopted_at = ticks_now();
-  entry.mask = *mask;
+  entry.mask = origin ? origin->mask : *mask;
   entry.state.store(Entry::held, std::memory_order_release);
   if (set_affinity(thread, only_cpu(cpu)) == 0) return &entry;
   entry.state.store(Entry::unused, std::memory_order_release);
@@ -54,8 +55,10 @@ AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu
 
 // The heirs come after all that can have some, and before the entries that tell of them are free.
 void AdoptionLedger::give_back(std::span<Entry* const> entries) {
+  for (Entry* entry : entries) entry->state.store(Entry::leaving, std::memory_order_release);
   for (const Entry* entry : entries) {
-    if (start_ticks(entry->thread) == entry->started) set_affinity(entry->thread, entry->mask);
+    if (start_ticks(entry->thread) == entry->started && !held_besides(*entry))
+      set_affinity(entry->thread, entry->mask);
   }
   const Entry* last = nullptr;
   for (const Entry* entry : entries) {
@@ -68,7 +71,7 @@ void AdoptionLedger::give_back(std::span<Entry* const> entries) {
 void AdoptionLedger::give_back_all() {
   std::vector<Entry*> all;
   for (Entry& entry : *table_) {
-    if (entry.state.load(std::memory_order_acquire) == Entry::held) all.push_back(&entry);
+    if (entry.tells()) all.push_back(&entry);
   }
   give_back(all);
 }
@@ -86,10 +89,36 @@ void AdoptionLedger::free_heirs(const Entry& entry) {
   for (const pid_t child : descendants_of(entry.process)) free_those_of(child);
 }
 
-bool AdoptionLedger::holds(pid_t thread) const noexcept {
-  return std::any_of(table_->begin(), table_->end(), [&](const Entry& entry) {
-    return entry.state.load(std::memory_order_acquire) == Entry::held && entry.thread == thread;
+const AdoptionLedger::Entry* AdoptionLedger::origin_of(pid_t process, pid_t thread,
+                                                       uint64_t started,
+                                                       const cpu_set_t& mask) const noexcept {
+  const auto descends_from = [process](pid_t other) {
+    if (process == other) return true;
+    const std::vector<pid_t> descendants = descendants_of(other);
+    return std::find(descendants.begin(), descendants.end(), process) != descendants.end();
+  };
+  const Entry* origin = nullptr;
+  for (const Entry& entry : *table_) {
+    if (!entry.tells()) continue;
+    if (entry.thread == thread && entry.started == started) return &entry;
+    const cpu_set_t inherited = only_cpu(entry.cpu);
+    if (!origin && CPU_EQUAL(&mask, &inherited) && started >= entry.adopted_at &&
+        descends_from(entry.process))
+      origin = &entry;
+  }
+  return origin;
+}
+
+bool AdoptionLedger::held_besides(const Entry& entry) const noexcept {
+  return std::any_of(table_->begin(), table_->end(), [&](const Entry& other) {
+    return other.state.load(std::memory_order_acquire) == Entry::held &&
+           other.thread == entry.thread && other.started == entry.started;
   });
+}
+
+bool AdoptionLedger::holds(pid_t thread) const noexcept {
+  return std::any_of(table_->begin(), table_->end(),
+                     [&](const Entry& entry) { return entry.tells() && entry.thread == thread; });
 }
 
 }  // namespace uffd

@@ -22,14 +22,17 @@ class AdoptionLedger {
   static constexpr size_t kEntries = 1024;
 
   struct Entry {
-    enum State : uint32_t { unused, reserved, held };
+    enum State : uint32_t { unused, reserved, held, leaving };
     std::atomic<uint32_t> state;
     int cpu;              // where it is held
     pid_t process;        // of the target
     pid_t thread;         // by its id here
     uint64_t started;     // in ticks, see start_ticks()
     uint64_t adopted_at;  // in ticks: what began before did not inherit its mask from here
-    cpu_set_t mask;       // that it had
+    cpu_set_t mask;       // that it had, or would have inherited
+
+    // Whether the mask is still to be given back.
+    bool tells() const noexcept { return state.load(std::memory_order_acquire) >= held; }
   };
 
   // A new one, or, from a descriptor of it, that of another process.
@@ -43,6 +46,7 @@ class AdoptionLedger {
 
   // Holds the thread of a process on the CPU, if its mask admits that, and notes what mask it had.
   // nullptr where it was not done: the thread is gone, or may not be there, or the ledger is full.
+  // A thread that is held already, for another target, is given back with the last of its entries.
   Entry* hold(pid_t process, pid_t thread, int cpu) noexcept;
   // Gives these threads their masks back, and then whoever inherited one from them: threads of
   // their processes, and of the fork children of those, that began since, and are held to the same
@@ -54,6 +58,12 @@ class AdoptionLedger {
  private:
   using Table = std::array<Entry, kEntries>;
 
+  // The entry that tells which mask a thread shall have in the end, where it is not the one that it
+  // has: another of the same thread, or of whom it may have inherited this one from.
+  const Entry* origin_of(pid_t process, pid_t thread, uint64_t started,
+                         const cpu_set_t& mask) const noexcept;
+  // Whether an entry that stays holds the same thread.
+  bool held_besides(const Entry& entry) const noexcept;
   bool holds(pid_t thread) const noexcept;
   void free_heirs(const Entry& entry);
 
