@@ -21,6 +21,11 @@ def add(manager: pyuffd.Manager, target: ChurnTarget) -> pyuffd.Target:
     return manager.add(target.received.uffd, target.received.regions, pid=target.received.pid)
 
 
+def forked_by_each(target: pyuffd.Target, plan: ChurnPlan) -> None:
+    """Wait until each thread has forked, which it does first of all: later the target may end before it forks again."""
+    until(lambda: target.stats().forks >= plan.threads, "a fork by each thread")
+
+
 def expect_no_loss(churned: dict[str, int], stats: pyuffd.Stats) -> None:
     assert churned["wrong_pages"] == 0, hex(churned["first_wrong"])
     assert churned["broken_children"] == 0
@@ -30,13 +35,13 @@ def expect_no_loss(churned: dict[str, int], stats: pyuffd.Stats) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("filled", [False, True], ids=["touched", "filled"])
 def test_events_under_load(ending: Any, filled: bool) -> None:
-    plan = ChurnPlan(seed=ENDINGS.index(ending) * 2 + filled)
+    plan = ChurnPlan(pages=20_000, seed=ENDINGS.index(ending) * 2 + filled)
     with no_descriptor_leaks():
         with churning(plan) as target:
             served = pyuffd.serve(target.received.uffd, target.received.regions, pid=target.received.pid, ending=ending)
             target.go()
             if filled:
-                until(lambda: served.stats().forks >= 5)
+                forked_by_each(served, plan)
                 served.fill()
             churned = target.result()
             report = served.close("fill")
@@ -70,7 +75,7 @@ def test_a_target_that_is_killed_under_load_disturbs_no_other() -> None:
         first, second = add(manager, doomed), add(manager, other)
         doomed.go()
         other.go()
-        until(lambda: first.stats().forks >= 5)
+        forked_by_each(first, plan)
         doomed.child.signal(signal.SIGKILL)
         assert first.wait(LIMIT, progress=False)
         assert first.close().reason == "the target's address space is gone"
@@ -78,7 +83,8 @@ def test_a_target_that_is_killed_under_load_disturbs_no_other() -> None:
         second.close("fill")
         other.finish()
 
-    with no_descriptor_leaks(), churning(ChurnPlan(seconds=20)) as doomed, churning(ChurnPlan(seed=2)) as other:
+    plan = ChurnPlan(pages=20_000, seconds=20)
+    with no_descriptor_leaks(), churning(plan) as doomed, churning(ChurnPlan(seed=2)) as other:
         with pyuffd.Manager(handlers=1) as manager:
             serve_both(manager, doomed, other)
         del manager
