@@ -84,23 +84,54 @@ def _fill_sentence(speeds: Mapping[tuple[str, str], Values]) -> str:
 
 
 def restore_times(results: Results) -> Drawn | None:
-    """Time to native speed and to the end of the work, by each way."""
+    """Time to native speed and to the end of the work, by each way; and where nobody works meanwhile."""
     ways = [f"{ending}/fillers-{count}" for ending in (*ENDINGS, "keep-open") for count in FILLERS]
     native = {way: results.values("restore", f"restore/{way}/native") for way in [*ways, "read", "mmap"]}
     known = {way: values for way, values in native.items() if values is not None}
     if len(known) <= len(ways):
         return None
-    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
+    figure, (axes, alone) = pyplot.subplots(
+        2, figsize=(9, 7), layout="constrained", sharex=True, height_ratios=(len(native), 6)
+    )
     for position, (way, values) in enumerate(known.items()):
         _time_bar(axes, position, values, COLOURS[way.split("/")[0]])
     works = [results.median("restore", f"restore/{way}/work") or np.nan for way in native]
     axes.plot(works, range(len(native)), "D", color=BLACK, label="every page touched and compared")
     axes.set_yticks(range(len(native)), [way.replace("/fillers-", ", fillers: ") for way in native])
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(seconds)
-    axes.set_xlabel("from the hand-off; bars: to native speed; lines: all values (lower is better)")
+    axes.set_title("while two threads of the target work")
     axes.legend(loc="lower right")
-    return Drawn(_restore_sentence(known, ways), figure)
+    alone_sentence = _restore_alone(results, alone)
+    for panel in (axes, alone):
+        panel.invert_yaxis()
+        panel.xaxis.set_major_formatter(seconds)
+    alone.set_xlabel("from the hand-off; bars: to native speed; lines: all values (lower is better)")
+    return Drawn(_restore_sentence(known, ways) + alone_sentence, figure)
+
+
+def _restore_alone(results: Results, axes: Axes) -> str:
+    """Draw the times where nobody works meanwhile; returns what they say."""
+    arms = ("fillers-1", "fillers-2", "read")
+    native = {
+        (place, arm): values
+        for place in ("two-cpus", "one-cpu")
+        for arm in arms
+        if (values := results.values("restore", f"alone/{place}/{arm}/native")) is not None
+    }
+    for position, ((_, arm), values) in enumerate(native.items()):
+        _time_bar(axes, position, values, COLOURS["read" if arm == "read" else "early-close"])
+    axes.set_yticks(range(len(native)), [f"{place}, {arm.replace('-', ': ')}" for place, arm in native])
+    axes.set_title("while nobody works there; early close")
+    medians = {key: float(np.median(values)) for key, values in native.items()}
+    best = {
+        place: min(medians[place, arm] for arm in arms[:-1])
+        for place in ("two-cpus", "one-cpu")
+        if all((place, arm) in medians for arm in arms)
+    }
+    return "".join(
+        f" Where nobody works meanwhile it takes {seconds(time)} on {place.replace('-', ' ')}, and the read "
+        f"{seconds(medians[place, 'read'])}."
+        for place, time in best.items()
+    )
 
 
 def _time_bar(axes: Axes, position: int, values: Values, colour: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from _axes import ENDINGS, LOOKED_UP, MANY_THREADS, MEMORY, REGIONS, SETUPS, TARGETS
-from _pairs import Ratio
+from _pairs import Ratio, Values
 from _placement import OTHER_AWAKE, SAME
 from _results import Results
 
@@ -138,8 +138,22 @@ def _cold_goals(results: Results) -> Iterator[Goal]:
 
 
 def _restore_goals(results: Results) -> Iterator[Goal]:
-    best = results.ratio("restore", "restore/early-close/fillers-2/native", "restore/read/native")
-    yield _goal("a real program's memory: restored with two fillers / read() into fresh memory", best, 0.6)
+    what = "a real program's memory: restored / read() into fresh memory"
+    for place, fillers, limit in (("two-cpus", 2, 0.6), ("one-cpu", 1, 0.85)):
+        name = f"alone/{place}"
+        ratio = results.ratio("restore", f"{name}/fillers-{fillers}/native", f"{name}/read/native")
+        yield _goal(f"{what}, {place}", ratio, limit)
+        first = results.values("restore", f"{name}/fillers-{fillers}/first")
+        yield _first_access_goal(place, first)
+    working = results.ratio("restore", "restore/early-close/fillers-2/native", "restore/read/native")
+    yield _goal(f"{what}, while two threads of its own touch and compare it", working, 0.6)
+
+
+def _first_access_goal(place: str, first: Values | None) -> Goal:
+    what = f"a real program's memory, {place}: first access answered, ms from the start"
+    if first is None:
+        return Goal(what, None, 1.0)
+    return Goal(what, float(np.median(first)) * 1e3, 1.0, detail=f"at most {first.max() * 1e3:.2f} ms")
 
 
 def _memory(size: int) -> str:

@@ -11,9 +11,14 @@ in the page cache. Seconds from the hand-off until
 
 ``access-*`` are the latencies of the threads' accesses, each waiting for its own faults (a closed loop). Threads wait
 for their first page from before the hand-off is served, which is in their max.
+
+``alone`` asks the same where nobody works meanwhile, so that the manager and read(2) have as many CPUs: two, or one,
+to which everything is held. One thread has touched a single page, the last of the image, before the hand-off is
+served: ``first`` is when it goes on. What was restored is compared afterwards, outside the time.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -24,11 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _axes import FILLERS
+from _axes import FILLERS, PAGE
 from _case import Arm, Case, Sample
 from _harness import main
 from _latency import quantiles
 from _metadata import Metadata
+from _placement import FIRST, OTHER, SECOND
 from _target import Touched
 from _targets import Target, open_target
 from capture import Image, capture
@@ -36,33 +42,63 @@ from capture import Image, capture
 import pyuffd
 from pyuffd import _workload
 from pyuffd._manager import Ending
+from pyuffd.handoff import Handoff
 
 _ENDINGS: tuple[Ending, ...] = ("early-close", "unregister", "keep-open")
 _THREADS = 2
+_ALONE = {"two-cpus": (FIRST, SECOND), "one-cpu": (FIRST,)}
 
 
 def cases(options: argparse.Namespace) -> Sequence[Case]:
-    """All endings with one filler and two, beside read and mmap, in one case: they are measured in turns."""
+    """All endings with one filler and two, beside read and mmap, in one case: they are measured in turns; and alone."""
     image = Image.load(options.image)
+    metadata: Metadata = {"vmas": len(image.areas), "image_bytes": image.total, "page_cache": "warm"}
+    return [_working_case(image, metadata), *(_alone_case(image, place, metadata) for place in _ALONE)]
+
+
+def _working_case(image: Image, metadata: Metadata) -> Case:
     ways = [f"{ending}/fillers-{fillers}" for ending in _ENDINGS for fillers in FILLERS]
     against = {f"restore/{way}/{what}": f"restore/read/{what}" for way in ways for what in ("native", "work")}
-    metadata: Metadata = {
-        "vmas": len(image.areas),
-        "image_bytes": image.total,
-        "page_cache": "warm",
-        "placement": "free",
-    }
-    return [Case("restore", partial(_arms, image), metadata, against, time_limit=600.0)]
+    return Case(
+        "restore", partial(_working_arms, image), metadata | {"placement": "free"}, against=against, time_limit=600.0
+    )
 
 
 @contextmanager
-def _arms(image: Image) -> Iterator[Sequence[Arm]]:
-    _read_once(image.path)
-    with open_target("across") as target:
-        restore = _Restore(target, image)
+def _working_arms(image: Image) -> Iterator[Sequence[Arm]]:
+    with _restore_of(image) as restore:
         arms = [restore.by_read, restore.by_mmap]
         arms += [partial(restore.by_manager, ending, fillers) for ending in _ENDINGS for fillers in FILLERS]
         yield arms
+
+
+def _alone_case(image: Image, place: str, metadata: Metadata) -> Case:
+    name = f"alone/{place}"
+    cpus = ", ".join(map(str, _ALONE[place]))
+    return Case(
+        name,
+        partial(_alone_arms, image, place),
+        metadata | {"placement": f"everything on CPU {cpus}"},
+        against={f"{name}/fillers-{fillers}/native": f"{name}/read/native" for fillers in FILLERS},
+        unavailable=OTHER.unavailable if len(_ALONE[place]) > 1 else "",
+        time_limit=600.0,
+    )
+
+
+@contextmanager
+def _alone_arms(image: Image, place: str) -> Iterator[Sequence[Arm]]:
+    os.sched_setaffinity(0, _ALONE[place])  # this worker's, which its target and the manager's threads inherit
+    with _restore_of(image) as restore:
+        arms: list[Arm] = [partial(restore.alone_by_read, f"alone/{place}/read")]
+        arms += [partial(restore.alone_by_manager, f"alone/{place}/fillers-{count}", count) for count in FILLERS]
+        yield arms
+
+
+@contextmanager
+def _restore_of(image: Image) -> "Iterator[_Restore]":
+    _read_once(image.path)
+    with open_target("across") as target:
+        yield _Restore(target, image)
 
 
 def _read_once(path: Path) -> None:
@@ -80,24 +116,26 @@ class _Restore:
 
     def by_manager(self, ending: Ending, fillers: int) -> Sample:
         name = f"restore/{ending}/fillers-{fillers}"
-        self._map_fresh()
-        handoff = self.target.hand_over(pyuffd.FileSource(self.image.path), self._offsets)
+        handoff = self._handed_over()
         self.target.start_touching(**self._work)
-        began = time.monotonic()
-        with pyuffd.serve(
-            handoff.uffd, handoff.regions, pid=handoff.pid, ending=ending, fillers=fillers, verify=False
-        ) as served:
-            served.fill()
-            served.wait(progress=False)
-            complete = time.monotonic()
-            report = served.close()
-            if ending == "keep-open":
-                served.stop().close()
+        began, native = _restored(handoff, ending, fillers)
         touched = self._verified(self.target.finish_touching())
-        released = complete if report.began is None else report.began + (report.seconds or 0.0)
-        values = {f"{name}/native": released - began, f"{name}/work": _end_of(touched) - began}
+        values = {f"{name}/native": native, f"{name}/work": _end_of(touched) - began}
         tails = quantiles(touched.histogram, touched.max_ns)
         return Sample(values | {f"{name}/access-{quantile}": seconds for quantile, seconds in tails.items()})
+
+    def alone_by_manager(self, name: str, fillers: int) -> Sample:
+        handoff = self._handed_over()
+        start, length = self.target.ranges[-1]
+        self.target.start_touching([(start + length - PAGE, PAGE)], timed=False)
+        began, native = _restored(handoff, "early-close", fillers)
+        first = self.target.finish_touching()
+        self._verified(self.target.touch(**self._work))
+        return Sample({f"{name}/native": native, f"{name}/first": first.ended - began})
+
+    def alone_by_read(self, name: str) -> Sample:
+        self._map_fresh()
+        return Sample({f"{name}/native": self.target.read_file(str(self.image.path), self._offsets)})
 
     def by_read(self) -> Sample:
         self._map_fresh()
@@ -108,6 +146,10 @@ class _Restore:
     def by_mmap(self) -> Sample:
         touched = self._verified(self.target.touch_file(str(self.image.path), **self._work))
         return Sample({"restore/mmap/work": touched.seconds})
+
+    def _handed_over(self) -> Handoff:
+        self._map_fresh()
+        return self.target.hand_over(pyuffd.FileSource(self.image.path), self._offsets)
 
     def _map_fresh(self) -> None:
         self.target.map([area.length for area in self.image.areas])
@@ -125,6 +167,22 @@ class _Restore:
         if touched.wrong_pages:
             raise RuntimeError(f"{touched.wrong_pages} pages are not as they were captured")
         return touched
+
+
+def _restored(handoff: Handoff, ending: Ending, fillers: int) -> tuple[float, float]:
+    """Fill it and let it go; when that began (of ``time.monotonic()``), and the seconds until the target was let go."""
+    began = time.monotonic()
+    with pyuffd.serve(
+        handoff.uffd, handoff.regions, pid=handoff.pid, ending=ending, fillers=fillers, verify=False
+    ) as served:
+        served.fill()
+        served.wait(progress=False)
+        complete = time.monotonic()
+        report = served.close()
+        if ending == "keep-open":
+            served.stop().close()
+    released = complete if report.began is None else report.began + (report.seconds or 0.0)
+    return began, released - began
 
 
 def _end_of(touched: Touched) -> float:
