@@ -1,4 +1,8 @@
 #include <sys/eventfd.h>
+#include <sys/utsname.h>
+
+#include <cstdio>
+#include <fstream>
 
 #include "engine/linux/child.hpp"
 #include "engine/linux/fork_closed_fd.hpp"
@@ -8,6 +12,7 @@
 #include "engine/linux/smaps.hpp"
 #include "engine/linux/task_state.hpp"
 #include "engine/linux/thread.hpp"
+#include "engine/linux/time_slice.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -23,6 +28,14 @@ int open_null() {
 
 Fd raw_userfaultfd() {
   return Fd(or_throw(sys::userfaultfd(O_CLOEXEC | UFFD_USER_MODE_ONLY), "userfaultfd"));
+}
+
+bool since_6_12() {
+  utsname kernel;
+  ::uname(&kernel);
+  int major = 0, minor = 0;
+  std::sscanf(kernel.release, "%d.%d", &major, &minor);
+  return std::pair(major, minor) >= std::pair(6, 12);
 }
 
 }  // namespace
@@ -322,6 +335,18 @@ TEST_SUITE("linux") {
       return alive ? 1 : 0;
     });
     CHECK(outcome == 0);
+  }
+
+  TEST_CASE("a thread gets the time slices that it asks for") {
+    std::thread([] {
+      ask_for_time_slices(std::chrono::microseconds(200));
+      std::ifstream scheduling("/proc/thread-self/sched");
+      for (std::string name, colon, value; scheduling >> name;) {
+        if (name != "se.slice") continue;
+        scheduling >> colon >> value;
+        CHECK((value == "200000") == since_6_12());
+      }
+    }).join();
   }
 
   TEST_CASE("a thread's state is told") {

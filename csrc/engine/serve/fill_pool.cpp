@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/linux/time_slice.hpp"
+
 namespace uffd {
 namespace {
 
@@ -10,6 +12,9 @@ namespace {
 constexpr unsigned kPatience = 64;
 constexpr std::chrono::milliseconds kPauseBeforeRetry{1};
 constexpr std::chrono::milliseconds kPauseBeforeExpiry{50};
+// About two chunks, and longer than a handler's, which so takes the CPU from a filler when a fault
+// wakes it.
+constexpr std::chrono::microseconds kTimeSlice{200};
 
 }  // namespace
 
@@ -87,6 +92,8 @@ std::shared_ptr<FillPool::Job> FillPool::find(const ServedTarget& served) const 
 }
 
 void FillPool::run(size_t filler) {
+  ::sched_yield();  // to the handlers that begin beside it
+  ask_for_time_slices(kTimeSlice);
   std::unique_lock lock(mutex_);
   for (unsigned patience = kPatience;;) {
     std::optional<std::pair<std::shared_ptr<Job>, Chunk>> taken;
@@ -185,7 +192,7 @@ std::optional<FillPool::Chunk> FillPool::next_chunk(Job& job) {
 }
 
 Outcome FillPool::fill(ServedTarget& served, const Chunk& chunk, Counters& counters) {
-  if (served.in_service.load(std::memory_order_relaxed)) ::sched_yield();
+  yield_if_faults_came();
   if (chunk.source) chunk.source->prepare(chunk.offset, chunk.length);
   Outcome outcome = Outcome::done;
   {
@@ -195,6 +202,12 @@ Outcome FillPool::fill(ServedTarget& served, const Chunk& chunk, Counters& count
   if (outcome == Outcome::gone) served.gone.store(true, std::memory_order_relaxed);
   ends_.announce_if_settled(served);
   return outcome;
+}
+
+void FillPool::yield_if_faults_came() noexcept {
+  if (yields_.load(std::memory_order_relaxed) <= 0) return;
+  yields_.fetch_sub(1, std::memory_order_relaxed);
+  ::sched_yield();
 }
 
 // Of a living target, regions may have been split, moved or unmapped since the chunk was taken.

@@ -1,9 +1,10 @@
 // The fillers: threads that install, in the background, the pages that nobody has touched yet.
 //
 // Work is handed out in chunks so small that a fault hardly waits for one (ChunkSize), in turn over
-// the targets that fill; a filler yields while its target's faults are being served.
+// the targets that fill; a filler yields to those whom a fault has just woken.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -33,12 +34,22 @@ class FillPool {
   void start(ServedTarget& served);
   // Whether a fill of it is under way.
   bool is_filling(const ServedTarget& served);
+  // By a handler with each batch of faults: for the next chunks, fillers let whoever it wakes run
+  // first. Takes no lock.
+  void give_way() noexcept {
+    if (yields_.load(std::memory_order_relaxed) != kYields)
+      yields_.store(kYields, std::memory_order_relaxed);
+  }
   // When this returns no filler touches the target any more, and a later start() does nothing.
   void remove(ServedTarget& served);
   // Returns when every page of the target that was installed before the call is marked.
   void settle(ServedTarget& served);
 
  private:
+  // Shared by all fillers. A thread that was just woken may be owed no time yet: once is not
+  // enough.
+  static constexpr int kYields = 16;
+
   struct Job {
     ServedTarget* served;
     uint64_t cursor = 0;     // page: those before it are handed out
@@ -61,6 +72,7 @@ class FillPool {
   // Of a chunk that begins with this page.
   static uint64_t most_pages(const Job& job, const Region& region, uint64_t first);
   Outcome fill(ServedTarget& served, const Chunk& chunk, Counters& counters);
+  void yield_if_faults_came() noexcept;
   void await_late_sources(std::unique_lock<std::mutex>& lock);
   static Outcome install(ServedTarget& served, const Chunk& chunk, Counters& counters);
   void put_back(Job& job, const Chunk& chunk, Outcome outcome, uint64_t nanoseconds);
@@ -68,7 +80,8 @@ class FillPool {
 
   EndQueue& ends_;
   FetchPool& fetchers_;
-  std::mutex mutex_;
+  alignas(64) std::atomic<int> yields_{0};
+  alignas(64) std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable idle_;
   std::deque<std::shared_ptr<Job>> jobs_;

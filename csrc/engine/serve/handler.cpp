@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/linux/time_slice.hpp"
 #include "engine/serve/events.hpp"
 
 namespace uffd {
@@ -89,6 +90,9 @@ bool is_tagged(const void* data) noexcept {
 ServedTarget& untagged(void* data) noexcept {
   return *reinterpret_cast<ServedTarget*>(reinterpret_cast<uintptr_t>(data) & ~kProcessTag);
 }
+
+// It runs for microseconds at a time, and somebody sleeps until it has.
+constexpr std::chrono::microseconds kTimeSlice{100};
 
 // How often a fault that met EAGAIN is tried again before the timer takes it.
 constexpr unsigned kPatience = 32;
@@ -195,6 +199,7 @@ void Handler::ask(std::unique_lock<std::mutex>& lock) {
 }
 
 void Handler::run() {
+  ask_for_time_slices(kTimeSlice);
   SoleReader reader;
   {
     const std::lock_guard lock(mutex_);
@@ -325,9 +330,8 @@ size_t Handler::serve_batch(ServedTarget& served) {
 
 void Handler::serve_messages(ServedTarget& served, size_t count) {
   served.handler_counters.add(Count::reads);
-  served.in_service.store(true, std::memory_order_relaxed);
+  fillers_.give_way();
   resolve(served, std::span(messages_).first(count));
-  served.in_service.store(false, std::memory_order_relaxed);
   last_faulting_ = &served;
   ends_.announce_if_settled(served);
 }

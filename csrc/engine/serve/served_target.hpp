@@ -85,10 +85,9 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   std::atomic<uint64_t> outstanding_fetches{0};  // asked for and not installed yet
   std::atomic<bool> unserved{false};             // no descriptor was left for this fork child
 
-  std::atomic<bool> in_service{false};  // a batch of faults is being resolved: fillers yield
-  std::atomic<bool> filling{false};     // a fill of it is under way
-  std::atomic<bool> gone{false};        // its address space is no more
-  std::atomic<bool> closing{false};     // its user closes it
+  std::atomic<bool> filling{false};  // a fill of it is under way
+  std::atomic<bool> gone{false};     // its address space is no more
+  std::atomic<bool> closing{false};  // its user closes it
   std::atomic<bool> end_announced{
       false};  // nothing is missing any more, or gone: the ender was told
 
