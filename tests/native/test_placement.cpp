@@ -104,6 +104,55 @@ TEST_SUITE("placement") {
     CHECK(equal(*affinity_of(0), before));
   }
 
+  TEST_CASE("heirs of whoever was held first are found by the entries of others, too") {
+    AdoptionLedger ledger;
+    const cpu_set_t before = *affinity_of(0);
+    std::latch done{1};
+    std::atomic<pid_t> older{0}, heir{0};
+    std::thread sibling([&] {
+      older = this_thread();
+      done.wait();
+    });
+    until([&] { return older != 0; });
+    AdoptionLedger::Entry* const first = ledger.hold(::getpid(), this_thread(), some_cpu());
+    std::thread thread([&] {
+      heir = this_thread();
+      done.wait();
+    });
+    until([&] { return heir != 0; });
+    const uint64_t began = ticks_now();
+    until([&] { return ticks_now() > began; });  // so that the heir is older than what comes now
+    AdoptionLedger::Entry* const second = ledger.hold(::getpid(), older, some_cpu());
+    REQUIRE((first && second));
+    AdoptionLedger::Entry* const both[] = {second, first};
+    ledger.give_back(both);
+    CHECK(equal(*affinity_of(heir), before));
+    CHECK(equal(*affinity_of(older), before));
+    done.count_down();
+    thread.join();
+    sibling.join();
+  }
+
+  TEST_CASE("a mask that was changed since is left alone, by another manager too") {
+    AdoptionLedger ledger, another;
+    const cpu_set_t before = *affinity_of(0);
+    AdoptionLedger::Entry* const first = ledger.hold(::getpid(), this_thread(), some_cpu());
+    AdoptionLedger::Entry* const second = another.hold(::getpid(), this_thread(), some_cpu());
+    REQUIRE((first && second));
+    ledger.give_back({&first, 1});
+    CHECK(equal(*affinity_of(0), before));
+    another.give_back({&second, 1});
+    CHECK(equal(*affinity_of(0), before));
+    if (CPU_COUNT(&before) < 2) return;
+    cpu_set_t chosen = before;
+    CPU_CLR(static_cast<size_t>(some_cpu()), &chosen);
+    AdoptionLedger::Entry* const third = ledger.hold(::getpid(), this_thread(), some_cpu());
+    set_affinity(0, chosen);
+    ledger.give_back({&third, 1});
+    CHECK(equal(*affinity_of(0), chosen));
+    set_affinity(0, before);
+  }
+
   TEST_CASE("a ledger that is full holds no more") {
     AdoptionLedger ledger;
     const cpu_set_t before = *affinity_of(0);

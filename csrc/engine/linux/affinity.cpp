@@ -113,6 +113,12 @@ std::optional<uint64_t> cpu_ns_of(pid_t thread) noexcept {
   return number_at(text);
 }
 
+std::string name_of(pid_t thread) {
+  char buffer[32];
+  const std::string_view text = read_start(task_path(thread, "comm"), buffer);
+  return std::string(text.substr(0, text.find('\n')));
+}
+
 std::vector<pid_t> threads_of(pid_t process) {
   std::vector<pid_t> threads;
   const std::unique_ptr<DIR, int (*)(DIR*)> tasks(::opendir(task_path(process, "task").c_str()),

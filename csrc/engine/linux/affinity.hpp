@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace uffd {
@@ -28,6 +29,9 @@ uint64_t ticks_now() noexcept;
 // For how long it has run on a CPU, in nanoseconds; empty where it is gone, or the kernel does not
 // tell.
 std::optional<uint64_t> cpu_ns_of(pid_t thread) noexcept;
+
+// As ps shows it; empty where it is gone.
+std::string name_of(pid_t thread);
 
 std::vector<pid_t> threads_of(pid_t process);
 // Its fork children that live, and theirs.

@@ -54,16 +54,17 @@ void Adoption::meet(uint32_t own_id) noexcept {
   if (known == known_.end()) {
     if (known_.size() == kMostKnown) return;
     const pid_t thread = thread_by_own_id(process_, static_cast<pid_t>(own_id));
-    known_.push_back({own_id, thread, cpu_ns_of(thread).value_or(0), nullptr});
+    known_.push_back({own_id, thread, cpu_ns_of(thread).value_or(0), nullptr, false});
     known = std::prev(known_.end());
   }
-  if (holding_ && !known->entry) hold(*known);
+  if (holding_ && !known->entry && !known->refused) hold(*known);
 }
 
 void Adoption::hold(Known& known) noexcept {
   if (known.thread == 0) return;
   known.entry = ledger_.hold(process_, known.thread, cpu_.number());
-  if (!known.entry) return;
+  known.refused = !known.entry;
+  if (known.refused) return;
   adopted_.fetch_add(1, std::memory_order_relaxed);
   held_.fetch_add(1, std::memory_order_relaxed);
 }
@@ -74,6 +75,7 @@ void Adoption::review_when_due(uint64_t now) noexcept {
   const uint64_t faults = std::exchange(faults_, 0);
   const bool pays_now = pays(faults);
   last_seen_ = 0;
+  for (Known& known : known_) known.refused = false;
   if (faults == 0) return give_back_all();
   if (pays_now == holding_) return;
   holding_ = pays_now;

@@ -51,9 +51,10 @@ class Adoption {
  private:
   struct Known {
     uint32_t own_id = 0;                     // in its pid namespace
-    pid_t thread = 0;                        // 0: not found, or not to be held
+    pid_t thread = 0;                        // 0: not found
     uint64_t cpu_ns = 0;                     // at the last review
     AdoptionLedger::Entry* entry = nullptr;  // while it is held
+    bool refused = false;                    // it could not be held; until the next review
   };
   static constexpr size_t kMostKnown = 256;
 

@@ -14,6 +14,15 @@ Fd make_memory(size_t length) {
   return memory;
 }
 
+bool have_same_heirs(const AdoptionLedger::Entry& a, const AdoptionLedger::Entry& b) noexcept {
+  return a.process == b.process && a.cpu == b.cpu && CPU_EQUAL(&a.mask, &b.mask);
+}
+
+// A handler, which is held to a CPU for good.
+bool is_ours(pid_t process, pid_t thread) {
+  return process == ::getpid() && name_of(thread).starts_with("uffd-");
+}
+
 }  // namespace
 
 AdoptionLedger::AdoptionLedger() : AdoptionLedger(make_memory(sizeof(Table))) {}
@@ -31,10 +40,12 @@ AdoptionLedger::~AdoptionLedger() {
 
 // Noted before it is done, so that no moment is left in which a crash would lose it.
 AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu) noexcept {
-  const auto mask = affinity_of(thread);
+  auto mask = affinity_of(thread);
   const uint64_t started = start_ticks(thread);
   if (!mask || started == 0 || !CPU_ISSET(static_cast<size_t>(cpu), &*mask)) return nullptr;
   const Entry* const origin = origin_of(process, thread, started, *mask);
+  // Its own again, if an entry that told of it was given back since: that comes before it is free.
+  if (!origin) mask = affinity_of(thread).value_or(*mask);
   const auto unused = std::find_if(table_->begin(), table_->end(), [](Entry& entry) {
     uint32_t expected = Entry::unused;
     return entry.state.compare_exchange_strong(expected, Entry::reserved);
@@ -58,12 +69,19 @@ void AdoptionLedger::give_back(std::span<Entry* const> entries) {
   for (Entry* entry : entries) entry->state.store(Entry::leaving, std::memory_order_release);
   for (const Entry* entry : entries) {
     if (start_ticks(entry->thread) == entry->started && !held_besides(*entry))
-      set_affinity(entry->thread, entry->mask);
+      restore(entry->thread, *entry);
   }
-  const Entry* last = nullptr;
-  for (const Entry* entry : entries) {
-    if (!last || last->process != entry->process || last->cpu != entry->cpu) free_heirs(*entry);
-    last = entry;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto of_same_kind = [&](const Entry* other) {
+      return have_same_heirs(*other, *entries[i]);
+    };
+    const auto earlier = entries.first(i);
+    if (std::any_of(earlier.begin(), earlier.end(), of_same_kind)) continue;
+    uint64_t since = entries[i]->adopted_at;
+    for (const Entry* other : entries.subspan(i)) {
+      if (of_same_kind(other)) since = std::min(since, other->adopted_at);
+    }
+    free_heirs(*entries[i], since);
   }
   for (Entry* entry : entries) entry->state.store(Entry::unused, std::memory_order_release);
 }
@@ -76,17 +94,30 @@ void AdoptionLedger::give_back_all() {
   give_back(all);
 }
 
-void AdoptionLedger::free_heirs(const Entry& entry) {
-  const cpu_set_t inherited = only_cpu(entry.cpu);
+// Some may begin meanwhile, of one that is not free yet.
+void AdoptionLedger::free_heirs(const Entry& entry, uint64_t since) {
+  constexpr int most_passes = 8;
   const auto free_those_of = [&](pid_t process) {
+    bool any = false;
     for (const pid_t thread : threads_of(process)) {
-      if (start_ticks(thread) < entry.adopted_at || holds(thread)) continue;
-      const auto mask = affinity_of(thread);
-      if (mask && CPU_EQUAL(&*mask, &inherited)) set_affinity(thread, entry.mask);
+      if (start_ticks(thread) < since || holds(thread) || is_ours(process, thread)) continue;
+      any = restore(thread, entry) || any;
     }
+    return any;
   };
-  free_those_of(entry.process);
-  for (const pid_t child : descendants_of(entry.process)) free_those_of(child);
+  for (int passes = 0; passes < most_passes; ++passes) {
+    bool any = free_those_of(entry.process);
+    for (const pid_t child : descendants_of(entry.process)) any = free_those_of(child) || any;
+    if (!any) return;
+  }
+}
+
+// Not where it was changed since: by its own process, or by another manager that gave it back.
+bool AdoptionLedger::restore(pid_t thread, const Entry& entry) noexcept {
+  const cpu_set_t held = only_cpu(entry.cpu);
+  const auto mask = affinity_of(thread);
+  if (!mask || !CPU_EQUAL(&*mask, &held) || CPU_EQUAL(&entry.mask, &held)) return false;
+  return set_affinity(thread, entry.mask) == 0;
 }
 
 const AdoptionLedger::Entry* AdoptionLedger::origin_of(pid_t process, pid_t thread,

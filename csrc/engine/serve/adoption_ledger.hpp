@@ -65,7 +65,10 @@ class AdoptionLedger {
   // Whether an entry that stays holds the same thread.
   bool held_besides(const Entry& entry) const noexcept;
   bool holds(pid_t thread) const noexcept;
-  void free_heirs(const Entry& entry);
+  // Of this entry and all like it, the first of which is so old.
+  void free_heirs(const Entry& entry, uint64_t since);
+  // Whether it was changed back.
+  static bool restore(pid_t thread, const Entry& entry) noexcept;
 
   Fd memory_;
   Table* table_ = nullptr;
