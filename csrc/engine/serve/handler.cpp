@@ -141,9 +141,7 @@ Handler::~Handler() {
 }
 
 void Handler::add(ServedTarget& served) {
-  // Edge-triggered: a short read drains the queue, and every later fault is an edge.
-  const int result =
-      sys::epoll_add(epoll_.get(), served.target.uffd().fd(), EPOLLIN | EPOLLET, &served);
+  const int result = epoll_add_userfaultfd(served);
   if (result < 0) throw SystemError(-result, "epoll_ctl of the userfaultfd");
   // Without it the watchdog notices the same, a little later.
   if (served.process)
@@ -155,6 +153,11 @@ void Handler::add(ServedTarget& served) {
     targets_.fetch_add(1, std::memory_order_relaxed);
     notify();
   }
+}
+
+// Edge-triggered: a short read drains the queue, and every later fault is an edge.
+int Handler::epoll_add_userfaultfd(ServedTarget& served) noexcept {
+  return sys::epoll_add(epoll_.get(), served.target.uffd().fd(), EPOLLIN | EPOLLET, &served);
 }
 
 void Handler::remove(ServedTarget& served) {
@@ -263,7 +266,7 @@ void Handler::serve_alone(ServedTarget& served) {
   if (!reader_->enter(uffd)) return;
   sys::epoll_remove(epoll_.get(), uffd.fd());
   bool busy = false;
-  while (retry_.empty()) {
+  while (retry_.empty() && !reader_->interrupted()) {
     const ssize_t count = await_messages();
     if (count > 0) {
       serve_messages(served, static_cast<size_t>(count));
@@ -273,11 +276,19 @@ void Handler::serve_alone(ServedTarget& served) {
     }
   }
   reader_->leave();
-  sys::epoll_add(epoll_.get(), uffd.fd(), EPOLLIN | EPOLLET, &served);
+  watch_again(served);
   last_faulting_ = nullptr;
 }
 
+// Where others have taken the last watch meanwhile, or memory is short, it is read on a timer.
+void Handler::watch_again(ServedTarget& served) {
+  if (epoll_add_userfaultfd(served) == 0) return;
+  const uint64_t now = sys::monotonic_ns();
+  retry_.push({&served, RetryKind::unwatched, 0, now, now + RetryQueue::kPauseNs});
+}
+
 ssize_t Handler::await_messages() {
+  if (!reader_->can_look()) return reader_->read(messages_);
   const ssize_t count = spinning_.spin([this]() -> ssize_t {
     const ssize_t found = reader_->try_read(messages_);
     return found == -EAGAIN ? 0 : found;
@@ -292,6 +303,9 @@ void Handler::come_back(const RetryQueue::Entry& entry) {
       resolve_run(served, std::span(&entry.place, 1), entry.read_at);
       break;
     case RetryKind::read:
+      return serve(served);
+    case RetryKind::unwatched:
+      watch_again(served);
       return serve(served);
     case RetryKind::deadline:
       if (const Region* region = served.target.regions().find_page(entry.place)) {

@@ -59,6 +59,8 @@ class Handler {
   bool is_sole(const ServedTarget& served) const noexcept;
   // Serves it until its faults cease for a while, or something else is wanted of this thread.
   void serve_alone(ServedTarget& served);
+  void watch_again(ServedTarget& served);
+  int epoll_add_userfaultfd(ServedTarget& served) noexcept;
   ssize_t await_messages();
   void serve(ServedTarget& served);
   // Reads a batch and resolves its faults; how many messages there were.

@@ -15,9 +15,10 @@ namespace uffd {
 struct ServedTarget;
 
 enum class RetryKind : uint8_t {
-  fault,     // place is its key
-  deadline,  // place is a page number: when it is due and missing, it is poisoned
-  read,      // messages are queued that could not be read
+  fault,      // place is its key
+  deadline,   // place is a page number: when it is due and missing, it is poisoned
+  read,       // messages are queued that could not be read
+  unwatched,  // epoll has no room for its userfaultfd
 };
 
 class RetryQueue {

@@ -32,10 +32,13 @@ ssize_t SoleReader::read(std::span<uffd_msg> messages) noexcept {
   return uffd_->read(messages);
 }
 
-ssize_t SoleReader::try_read(std::span<uffd_msg> messages) const noexcept {
+ssize_t SoleReader::try_read(std::span<uffd_msg> messages) noexcept {
   const iovec place{messages.data(), messages.size_bytes()};
   const ssize_t bytes = sys::or_errno(::preadv2(uffd_->fd(), &place, 1, -1, RWF_NOWAIT));
-  return bytes < 0 ? bytes : bytes / static_cast<ssize_t>(sizeof(uffd_msg));
+  if (bytes >= 0) return bytes / static_cast<ssize_t>(sizeof(uffd_msg));
+  if (bytes != -EOPNOTSUPP) return bytes;
+  can_look_ = false;
+  return -EAGAIN;
 }
 
 // A read that has begun is woken by the signal; one that is about to begin meets O_NONBLOCK.

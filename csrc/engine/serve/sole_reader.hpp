@@ -6,6 +6,7 @@
 // enter() to leave().
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <mutex>
 #include <span>
@@ -28,19 +29,25 @@ class SoleReader {
 
   // Like Userfaultfd::read, but waits; -EINTR or -EAGAIN when interrupted, or it is quiet.
   ssize_t read(std::span<uffd_msg> messages) noexcept;
-  // Like Userfaultfd::read. -EOPNOTSUPP on kernels before 6.10.
-  ssize_t try_read(std::span<uffd_msg> messages) const noexcept;
+  // Like Userfaultfd::read; always -EAGAIN on kernels before 6.10, which cannot.
+  ssize_t try_read(std::span<uffd_msg> messages) noexcept;
 
   // Any thread, any time.
   void interrupt();
+  // Whether it was, since the last resume(). Where faults never cease no read waits, and so none
+  // tells.
+  bool interrupted() const noexcept { return interrupted_.load(std::memory_order_relaxed); }
+  // Whether try_read() can find anything.
+  bool can_look() const noexcept { return can_look_; }
 
  private:
   bool make_blocking(bool blocking) noexcept;
 
   ThreadInterrupt thread_;
   std::mutex mutex_;
-  const Userfaultfd* uffd_ = nullptr;  // between enter() and leave()
-  bool interrupted_ = false;
+  const Userfaultfd* uffd_ = nullptr;     // between enter() and leave()
+  std::atomic<bool> interrupted_{false};  // written under the mutex
+  bool can_look_ = true;                  // the owner's
 };
 
 }  // namespace uffd
