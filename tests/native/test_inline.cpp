@@ -1,6 +1,7 @@
 // Faults that are resolved in signal handlers: by many threads, beside fillers and endings.
 #include <csignal>
 
+#include "engine/linux/sigbus.hpp"
 #include "engine/serve/inline_faults.hpp"
 #include "support.hpp"
 #include "workload/toucher.hpp"
@@ -69,6 +70,38 @@ TEST_SUITE("inline") {
     CHECK(inline_targets::install({other.at(0), 4 * page()}));
     close(manager, *served, Missing::fill);
     CHECK(memory.all_right());
+  }
+
+  TEST_CASE("whose handler recovers from a SIGBUS that is not ours finds inline memory served") {
+    const SigbusCatcher catcher;
+    Manager manager({});
+    const Memory memory(10);
+    auto served = add_inline(manager, memory, 1u);
+    const Fd empty(::memfd_create("empty", MFD_CLOEXEC));
+    void* const beyond = ::mmap(nullptr, page(), PROT_READ, MAP_SHARED, empty.get(), 0);
+    for (uint64_t round = 0; round < 4; ++round) {
+      CHECK(!survives([&] { (void)*static_cast<volatile char*>(beyond); }));
+      CHECK(!inline_targets::regain_signal());
+      CHECK(memory.right(round));
+    }
+    close(manager, *served, Missing::fill);
+    ::munmap(beyond, page());
+  }
+
+  TEST_CASE("a SIGBUS of other memory that lies where a region lay is not ours") {
+    const SigbusCatcher catcher;
+    Manager manager({});
+    const Memory memory(10);
+    auto served = add_inline(manager, memory, 1u);
+    CHECK(memory.right(0));
+    const Fd empty(::memfd_create("empty", MFD_CLOEXEC));
+    for (const uint64_t number : {0, 5}) {
+      void* const place = reinterpret_cast<void*>(memory.at(number));
+      ::mmap(place, page(), PROT_READ, MAP_SHARED | MAP_FIXED, empty.get(), 0);
+      CHECK(!survives([&] { (void)*static_cast<volatile char*>(place); }));
+    }
+    CHECK(memory.right(7));
+    close(manager, *served, Missing::fill);
   }
 
   TEST_CASE("who takes SIGBUS over meanwhile has what is not ours") {

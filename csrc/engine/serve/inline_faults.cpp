@@ -1,6 +1,7 @@
 #include "engine/serve/inline_faults.hpp"
 
 #include <signal.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,6 +53,7 @@ InlineFaults::Verdict InlineFaults::resolve(uint64_t address) noexcept {
   seated.counters().add(Count::faults);
   Installer installer(target, seated.counters());
   const PageRun run = window(*region, page);
+  const uint64_t absent_before = seated.counters().get(Count::enoent);
   Outcome outcome;
   // Somebody may have installed it since the touch: zeros are for what the target dropped, and COPY
   // and ZEROPAGE leave alone what is there.
@@ -61,7 +63,8 @@ InlineFaults::Verdict InlineFaults::resolve(uint64_t address) noexcept {
     ::sched_yield();
   tell_if_settled();
   if (outcome == Outcome::failed && !target.residency().resident(page)) return Verdict::fatal;
-  return Verdict::resolved;
+  const bool absent = seated.counters().get(Count::enoent) > absent_before;
+  return absent ? Verdict::absent : Verdict::resolved;
 }
 
 bool InlineFaults::install(const Range& range) noexcept {
@@ -117,6 +120,8 @@ namespace {
 
 constexpr size_t kMost = 1024;
 constexpr size_t kRemembered = 64;
+// How often memory that is not registered is touched again before its SIGBUS is not ours.
+constexpr unsigned kTouchesOfAbsent = 3;
 
 struct Entry {
   std::atomic<uint64_t> start{0}, end{0};  // all its regions lie between
@@ -133,6 +138,7 @@ struct Met {
   std::atomic<uint64_t> address{0};
   std::atomic<pid_t> thread{0};
   std::atomic<unsigned> times{0};
+  std::atomic<bool> in_theirs{false};  // the handler that was there before us runs
 };
 
 std::array<Entry, kMost> entries;
@@ -142,16 +148,21 @@ std::atomic<size_t> past_next{0};
 std::array<Met, kRemembered> met;
 std::atomic<pid_t> owner{0};
 
-std::mutex mutex;               // of the others than signal handlers
-struct sigaction before{};      // whose SIGBUS it was
-std::atomic<bool> ours{false};  // it is ours now
+std::mutex mutex;           // of the others than signal handlers
+struct sigaction before{};  // whose SIGBUS it was
+
+Met& met_by(pid_t thread) noexcept {
+  return met[static_cast<size_t>(thread) % kRemembered];
+}
 
 // How often this thread met this address before, in a row. A signal that was sent after that is a
 // handler's that sends it again.
 unsigned met_before(bool is_fault, uint64_t address) noexcept {
   const auto thread = static_cast<pid_t>(::syscall(SYS_gettid));
-  Met& last = met[static_cast<size_t>(thread) % kRemembered];
+  Met& last = met_by(thread);
   if (!is_fault) return last.thread == thread ? 2 : 0;
+  // Theirs was left by siglongjmp(3): what it met is dealt with.
+  if (last.thread == thread && last.in_theirs.exchange(false)) last.thread = 0;
   if (last.thread.exchange(thread) == thread && last.address.exchange(address) == address)
     return last.times.fetch_add(1) + 1;
   last.address = address;
@@ -165,12 +176,42 @@ bool is_past(uint64_t address) noexcept {
   });
 }
 
-// A SIGBUS that is not ours gets the disposition that was there before us: put back, it meets the
-// access as it runs again. Where that comes back here, it ends the process.
-void pass_on(int number, const siginfo_t* info, unsigned times) noexcept {
+bool is_ignored(const struct sigaction& action) noexcept {
+  return !(action.sa_flags & SA_SIGINFO) && action.sa_handler == SIG_IGN;
+}
+
+bool has_handler(const struct sigaction& action) noexcept {
+  return (action.sa_flags & SA_SIGINFO) ||
+         (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+}
+
+// With the signals blocked that would be if the kernel had called it.
+void call_theirs(int number, siginfo_t* info, void* context) noexcept {
+  const struct sigaction theirs = before;
+  sigset_t blocked = static_cast<const ucontext_t*>(context)->uc_sigmask;
+  for (int other = 1; other < NSIG; ++other) {
+    if (sigismember(&theirs.sa_mask, other) == 1) sigaddset(&blocked, other);
+  }
+  if (!(theirs.sa_flags & SA_NODEFER)) sigaddset(&blocked, number);
+  std::atomic<bool>& in_theirs = met_by(static_cast<pid_t>(::syscall(SYS_gettid))).in_theirs;
+  in_theirs = true;
+  ::pthread_sigmask(SIG_SETMASK, &blocked, nullptr);
+  if (theirs.sa_flags & SA_SIGINFO) {
+    theirs.sa_sigaction(number, info, context);
+  } else {
+    theirs.sa_handler(number);
+  }
+  in_theirs = false;
+}
+
+// A SIGBUS that is not ours is for the handler that was there before us, which may recover. What
+// comes back from it gets its disposition: put back, it meets the access as it runs again. Where
+// that comes back here, it ends the process.
+void pass_on(int number, siginfo_t* info, void* context, unsigned times) noexcept {
+  if (info->si_code <= 0 && is_ignored(before)) return;
+  if (times == 0 && has_handler(before)) return call_theirs(number, info, context);
   struct sigaction theirs = before;
-  if (times > 1 || theirs.sa_handler == SIG_IGN) theirs = {};
-  ours = false;
+  if (times > 1 || is_ignored(theirs)) theirs = {};
   ::sigaction(SIGBUS, &theirs, nullptr);
   // One that was sent does not come again by itself.
   if (info->si_code <= 0) ::syscall(SYS_tgkill, ::getpid(), ::syscall(SYS_gettid), number);
@@ -192,17 +233,19 @@ InlineFaults::Verdict resolve(uint64_t address) noexcept {
   return InlineFaults::Verdict::not_mine;
 }
 
-void on_sigbus(int number, siginfo_t* info, void*) {
+void on_sigbus(int number, siginfo_t* info, void* context) {
   const int error = errno;
   const auto address = reinterpret_cast<uint64_t>(info->si_addr);
   const bool is_fault = info->si_code > 0 && ::getpid() == owner.load(std::memory_order_relaxed);
   const auto verdict = is_fault ? resolve(address) : InlineFaults::Verdict::not_mine;
   if (verdict != InlineFaults::Verdict::resolved) {
     const unsigned times = met_before(is_fault, address);
+    const bool absent = verdict == InlineFaults::Verdict::absent;
     // Its target may have ended since the touch: it is there now.
-    const bool again =
-        verdict == InlineFaults::Verdict::not_mine && times == 0 && is_fault && is_past(address);
-    if (!again) pass_on(number, info, times);
+    const bool again = absent ? times < kTouchesOfAbsent
+                              : verdict == InlineFaults::Verdict::not_mine && times == 0 &&
+                                    is_fault && is_past(address);
+    if (!again) pass_on(number, info, context, absent ? times - kTouchesOfAbsent : times);
   }
   errno = error;
 }
@@ -211,8 +254,11 @@ void take_signal() noexcept {
   struct sigaction action{};
   action.sa_sigaction = on_sigbus;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  // The handler of another signal that touched missing memory meanwhile would end the process, as
+  // SIGBUS is blocked. What tells of mistakes of ours is not held back.
+  sigfillset(&action.sa_mask);
+  for (const int mistake : {SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&action.sa_mask, mistake);
   ::sigaction(SIGBUS, &action, &before);
-  ours = true;
 }
 
 bool is_ours() noexcept {

@@ -30,6 +30,7 @@ class InlineFaults {
 
   enum class Verdict {
     resolved,  // touch again
+    absent,    // its region is not registered there: let go of just now, or other memory by now
     not_mine,  // the address lies in none of its regions
     fatal,     // poisoned, or it can be neither supplied nor poisoned
   };

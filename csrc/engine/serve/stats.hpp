@@ -52,6 +52,10 @@ class Counters {
     count.store(count.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
   }
 
+  uint64_t get(Count which) const noexcept {
+    return values_[static_cast<size_t>(which)].load(std::memory_order_relaxed);
+  }
+
   void add_to(CountValues& sum) const noexcept {
     for (size_t i = 0; i < kCounts; ++i) sum[i] += values_[i].load(std::memory_order_relaxed);
   }
