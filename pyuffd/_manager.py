@@ -17,6 +17,8 @@ Ending = Literal["auto", "early-close", "unregister", "keep-open"]
 Install = Literal["auto", "copy", "move"]
 Placement = Literal["auto", "adopt", "free"] | Sequence[int]
 
+_PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
+
 
 class Manager:
     """Handlers and fillers that serve many targets.
@@ -155,10 +157,11 @@ def serve(
         collapse: After the ending, outside its time, ask the kernel to put the target's memory into transparent huge
             pages (MADV_COLLAPSE, Linux 6.1); of another process that takes CAP_SYS_NICE.
             ``EndingReport.collapsed_bytes`` says how much it did.
-        install: How bytes that a source had to produce (``CallableSource``, ``FileSource(direct=True)``) get into
-            memory: by UFFDIO_MOVE of whole huge pages, where the memory is this process's, private and anonymous and
-            the userfaultfd was opened with ``Feature.MOVE``, and else by copying (``"auto"``); ``"copy"`` and
-            ``"move"`` force it. ``Stats.moves`` counts.
+        install: How bytes that were read into a buffer (``FileSource(direct=True)``) get into memory: by UFFDIO_MOVE of
+            whole huge pages, where the memory is this process's, private and anonymous and the userfaultfd was opened
+            with ``Feature.MOVE``, and else by copying (``"auto"``); ``"copy"`` forces it, and ``"move"`` refuses memory
+            that cannot be moved into. A huge page of which some page is there already is copied all the same.
+            ``Stats.moves`` counts.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:
@@ -195,12 +198,19 @@ def make_core(handlers: int, fillers: int, placement: Placement, cpus: Sequence[
             raise ValueError(
                 f"placement 'free' leaves threads to the scheduler, but cpus is {cpus!r}: give one of them"
             )
+        if placement not in ("auto", "adopt", "free"):
+            raise ValueError(f"placement is {placement!r}; it must be {_PLACEMENTS}")
         kind: str = placement
         chosen = list(cpus or ())
     else:
         if cpus:
             raise ValueError(f"placement is {placement!r} and cpus is {cpus!r}: give one of them")
-        kind, chosen = "fixed", [operator.index(cpu) for cpu in placement]
+        try:
+            if isinstance(placement, bytes):
+                raise TypeError
+            kind, chosen = "fixed", [operator.index(cpu) for cpu in placement]
+        except TypeError:
+            raise TypeError(f"placement is {placement!r}; it must be {_PLACEMENTS}, which are integers") from None
         if not chosen:
             raise ValueError("placement is an empty list: name a CPU, or give 'auto', 'adopt' or 'free'")
     if kind == "adopt" and not sys.executable:

@@ -20,7 +20,7 @@ class SharedImage(_core.SharedImage):
     filled; a process that nobody serves may see zeros in pages that were not filled when it looked.
 
     Args:
-        source: Where the bytes come from; a ``CallableSource`` is called once for each page.
+        source: Where the bytes come from; a ``CallableSource`` is asked for each page once.
         kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool, all reserved at once.
 
     Raises:

@@ -333,3 +333,15 @@ def test_it_is_freed() -> None:
     gc.collect()
     until(lambda: images() == before, "the image's end")
     assert np.array_equal(array, np.frombuffer(DATA[: 4 * PAGE], np.uint8))
+
+
+def test_the_descriptor_cannot_take_pages_away() -> None:
+    image = pyuffd.SharedImage(pyuffd.MemorySource(random_bytes(4 * PAGE)))
+    for length in (0, 8 * PAGE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(image.fileno(), length)
+
+
+def test_an_image_of_nothing_is_refused() -> None:
+    with pytest.raises(TypeError):
+        pyuffd.SharedImage(None)  # type: ignore[arg-type]

@@ -60,7 +60,8 @@ py::object wait_filled(const SharedImage& image, double seconds) {
 void bind_shared_image(py::module_& m) {
   using namespace py::literals;
   py::class_<SharedImage, Source, std::shared_ptr<SharedImage>>(m, "SharedImage")
-      .def(py::init(&shared_image), "source"_a, py::kw_only(), "kind"_a = "memfd")
+      .def(py::init(&shared_image), py::arg("source").none(false), py::kw_only(),
+           "kind"_a = "memfd")
       .def_property_readonly("page_size", &SharedImage::page_size)
       .def_property_readonly("missing_pages", &SharedImage::missing_pages)
       .def("fileno", &SharedImage::fd)

@@ -34,7 +34,7 @@ void PageSet::change(uint64_t first, uint64_t count, Change change_word) noexcep
 uint64_t PageSet::add(uint64_t first, uint64_t count) noexcept {
   uint64_t newly = 0;
   change(first, count, [&](std::atomic<uint64_t>& word, uint64_t mask) {
-    const uint64_t before = word.fetch_or(mask, std::memory_order_relaxed);
+    const uint64_t before = word.fetch_or(mask, std::memory_order_acq_rel);
     newly += static_cast<uint64_t>(std::popcount(mask & ~before));
   });
   return newly;
@@ -42,13 +42,13 @@ uint64_t PageSet::add(uint64_t first, uint64_t count) noexcept {
 
 void PageSet::remove(uint64_t first, uint64_t count) noexcept {
   change(first, count, [](std::atomic<uint64_t>& word, uint64_t mask) {
-    word.fetch_and(~mask, std::memory_order_relaxed);
+    word.fetch_and(~mask, std::memory_order_acq_rel);
   });
 }
 
 uint64_t PageSet::next(uint64_t from, uint64_t end, uint64_t inverted) const noexcept {
   while (from < end) {
-    const uint64_t word = words_[from / 64].load(std::memory_order_relaxed) ^ inverted;
+    const uint64_t word = words_[from / 64].load(std::memory_order_acquire) ^ inverted;
     const uint64_t rest = word >> (from % 64);
     if (rest) return std::min(from + static_cast<uint64_t>(std::countr_zero(rest)), end);
     from = (from / 64 + 1) * 64;

@@ -1,6 +1,7 @@
 // A set of pages of a target: one bit for each.
 //
-// Any thread adds and asks, without a lock.
+// Any thread adds and asks, without a lock. Who finds a page in it sees what was done before it was
+// added.
 #pragma once
 
 #include <atomic>
@@ -17,7 +18,7 @@ class PageSet {
 
   uint64_t pages() const noexcept { return pages_; }
   bool contains(uint64_t page) const noexcept {
-    return (words_[page / 64].load(std::memory_order_relaxed) >> (page % 64)) & 1;
+    return (words_[page / 64].load(std::memory_order_acquire) >> (page % 64)) & 1;
   }
 
   // Returns how many were not in it.

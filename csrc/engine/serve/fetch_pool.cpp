@@ -39,20 +39,6 @@ uint64_t due_of(const Source& source) noexcept {
   return deadline ? sys::monotonic_ns() + static_cast<uint64_t>(deadline->count()) : UINT64_MAX;
 }
 
-// Empty where the source failed.
-std::span<const std::byte> fetch(const Request& request, Staging& staging) {
-  try {
-    const auto bytes =
-        staging.room(request.start, (request.end - request.first) * request.page_size);
-    request.source->read(request.offset, bytes);
-    return bytes;
-  } catch (const abi::__forced_unwind&) {
-    throw;  // this thread ends here: an interpreter that ends does so to it
-  } catch (...) {
-    return {};  // whoever wrote the source has said why
-  }
-}
-
 Request page_of(const Request& request, uint64_t page) {
   const uint64_t bytes = (page - request.first) * request.page_size;
   Request one = request;
@@ -100,6 +86,9 @@ Outcome install_missing(const Request& request, const std::byte* bytes) {
 struct FetchPool::State {
   explicit State(EndQueue& queue) : ends(&queue) {}
 
+  // Empty where the source failed.
+  std::span<const std::byte> fetch(const Request& request, Staging& staging);
+  std::span<std::byte> room_in_time(const Request& request, Staging& staging);
   bool settle(const Request& request, const std::byte* bytes);
   void settle_in_time(const Request& request, std::span<const std::byte> bytes);
   // Under the mutex: whoever is first, of a fetcher and the deadline.
@@ -202,13 +191,14 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     queue.pop_front();
     lock.unlock();
 
-    const auto bytes = fetch(request, staging);
+    const auto bytes = state->fetch(request, staging);
     if (!bytes.empty() || request.end - request.first == 1) {
       state->settle_in_time(request, bytes);
     } else {
       // Whatever failed, only the pages that fail alone are poisoned.
       for (uint64_t page = request.first; page < request.end; ++page)
-        state->settle_in_time(page_of(request, page), fetch(page_of(request, page), staging));
+        state->settle_in_time(page_of(request, page),
+                              state->fetch(page_of(request, page), staging));
     }
 
     lock.lock();
@@ -220,6 +210,31 @@ void FetchPool::run(const std::shared_ptr<State>& state) {
     lock.lock();
     --state->calling_done;
     state->called.notify_all();
+  }
+}
+
+std::span<const std::byte> FetchPool::State::fetch(const Request& request, Staging& staging) {
+  const auto bytes = room_in_time(request, staging);
+  if (bytes.empty()) return {};
+  try {
+    request.source->read(request.offset, bytes);
+    return bytes;
+  } catch (const abi::__forced_unwind&) {
+    throw;  // this thread ends here: an interpreter that ends does so to it
+  } catch (...) {
+    return {};  // whoever wrote the source has said why
+  }
+}
+
+// That memory is short says nothing of the source. Empty when the pool stops.
+std::span<std::byte> FetchPool::State::room_in_time(const Request& request, Staging& staging) {
+  for (;;) {
+    try {
+      return staging.room(request.start, (request.end - request.first) * request.page_size);
+    } catch (const std::exception&) {
+      std::unique_lock lock(mutex);
+      if (work.wait_for(lock, kPauseBeforeRetry, [&] { return stopping; })) return {};
+    }
   }
 }
 

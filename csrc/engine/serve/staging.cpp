@@ -14,12 +14,10 @@ constexpr uint64_t kMostUnit = 32 * 1024 * 1024;  // where huge pages are larger
 }  // namespace
 
 Staging::Staging()
-    : unit_(std::min(huge_page_size() ? huge_page_size() : kUnitWithoutHugePages, kMostUnit)),
-      mapping_(3 * unit_, MemoryKind::anonymous, false) {
-  advise();
-}
+    : unit_(std::min(huge_page_size() ? huge_page_size() : kUnitWithoutHugePages, kMostUnit)) {}
 
-void Staging::advise() noexcept {
+void Staging::map_fresh() {
+  mapping_ = Mapping(3 * unit_, MemoryKind::anonymous, false);
   sys::madvise(mapping_.address(), mapping_.length(), MADV_HUGEPAGE);
   sys::madvise(mapping_.address(), mapping_.length(), MADV_DONTFORK);
 }
@@ -30,10 +28,7 @@ std::span<std::byte> Staging::room(uint64_t address, uint64_t length) {
     return overflow_;
   }
   // What was moved by single pages has left page tables, in which no huge page comes to be again.
-  if (last_ != 0 && !sys::resident(last_)) {
-    mapping_ = Mapping(3 * unit_, MemoryKind::anonymous, false);
-    advise();
-  }
+  if (last_ == 0 || !sys::resident(last_)) map_fresh();
   const uint64_t aligned = (mapping_.address() + unit_ - 1) / unit_ * unit_;
   last_ = aligned + address % unit_;
   return {reinterpret_cast<std::byte*>(last_), length};

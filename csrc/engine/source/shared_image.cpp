@@ -1,5 +1,6 @@
 #include "engine/source/shared_image.hpp"
 
+#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -34,10 +35,23 @@ SourcePtr checked(SourcePtr source) {
   return source;
 }
 
+// By process_vm_readv(2) hugetlb memory is filled: it has no write(2), and says EFAULT, where
+// memcpy would be killed.
+void check_copies() {
+  char from = 0, to = 0;
+  const iovec source{&from, 1}, place{&to, 1};
+  or_throw(::process_vm_readv(::getpid(), &place, 1, &source, 1, 0),
+           "process_vm_readv of this process, by which hugetlb images are filled: permit it, or "
+           "take kind='memfd'");
+}
+
 Fd make_memfd(MemoryKind kind, uint64_t length) {
-  const unsigned flags = MFD_CLOEXEC | (kind == MemoryKind::hugetlb ? MFD_HUGETLB : 0u);
+  const unsigned flags =
+      MFD_CLOEXEC | MFD_ALLOW_SEALING | (kind == MemoryKind::hugetlb ? MFD_HUGETLB : 0u);
   Fd memfd(or_throw(::memfd_create("pyuffd-image", flags), "memfd_create of an image"));
   or_throw(::ftruncate(memfd.get(), static_cast<off_t>(length)), "ftruncate of an image");
+  // Who holds its descriptor cannot take the pages away under the others.
+  or_throw(::fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "sealing an image");
   return memfd;
 }
 
@@ -53,7 +67,10 @@ SharedImage::SharedImage(SourcePtr source, MemoryKind kind)
       filled_(length_ / page_size_),
       missing_(length_ / page_size_) {
   // Shared, so that the pool's pages are reserved for the file here, and never lack later.
-  if (kind == MemoryKind::hugetlb) mapping_ = Mapping(memfd_.get(), 0, length_, kind, true);
+  if (kind == MemoryKind::hugetlb) {
+    mapping_ = Mapping(memfd_.get(), 0, length_, kind, true);
+    check_copies();
+  }
 }
 
 SharedImage::~SharedImage() {
@@ -81,8 +98,11 @@ int64_t SharedImage::fill(uint64_t offset, uint64_t length) const noexcept {
     const uint64_t there = filled_.next_outside(first, end);
     if (there > first) return static_cast<int64_t>((there - first) * page_size_);
     const uint64_t claimed = source_->late() ? first : claim(first, end);
-    if (claimed > first && !write_from_source(first, claimed)) return -EFAULT;
-    if (claimed > first) continue;
+    if (claimed > first) {
+      const int error = write_from_source(first, claimed);
+      if (error != 0) return error;
+      continue;
+    }
     if (left == 0) return -EAGAIN;
     ::sched_yield();
   }
@@ -103,7 +123,7 @@ void SharedImage::settle(uint64_t first, uint64_t end, bool filled) const noexce
 }
 
 // What fails as a whole is tried page by page: those before the first that fails are filled.
-bool SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept {
+int SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept {
   const auto write_pages = [this](uint64_t from, uint64_t to) {
     const uint64_t offset = from * page_size_;
     const uint64_t length = std::min(to * page_size_, source_->length()) - offset;
@@ -112,23 +132,26 @@ bool SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept
     // An untouched page of the file is a hole, which no CONTINUE finds.
     const auto* zeros = reinterpret_cast<const std::byte*>(zeros_address());
     for (uint64_t done = 0; done < length; done += kBlankLength) {
-      if (!write(offset + done, zeros, std::min(length - done, kBlankLength))) return false;
+      const int error = write(offset + done, zeros, std::min(length - done, kBlankLength));
+      if (error != 0) return error;
     }
-    return true;
+    return 0;
   };
-  if (write_pages(first, end)) {
+  int error = write_pages(first, end);
+  if (error == 0) {
     settle(first, end, true);
-    return true;
+    return 0;
   }
   uint64_t page = first;
-  while (page < end && write_pages(page, page + 1)) ++page;
+  while (page < end && (error = write_pages(page, page + 1)) == 0) ++page;
   if (page > first) settle(first, page, true);
   if (page < end) settle(page, end, false);
-  return page > first;
+  return page > first ? 0 : error;
 }
 
-// By the kernel, which says EFAULT where the bytes cannot be read.
-bool SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept {
+// By the kernel, which says EFAULT where the bytes cannot be read. Whatever else it says is of the
+// image's own memory, and may pass.
+int SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept {
   while (length > 0) {
     ssize_t count;
     if (kind_ == MemoryKind::hugetlb) {
@@ -139,13 +162,13 @@ bool SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length
       count = ::pwrite(memfd_.get(), bytes, length, static_cast<off_t>(offset));
     }
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return false;
+    if (count <= 0) return count < 0 && errno == EFAULT ? -EFAULT : -ENOMEM;
     const auto written = static_cast<uint64_t>(count);
     offset += written;
     bytes += written;
     length -= written;
   }
-  return true;
+  return 0;
 }
 
 void SharedImage::read(uint64_t offset, std::span<std::byte> into) const {
@@ -160,6 +183,7 @@ void SharedImage::read(uint64_t offset, std::span<std::byte> into) const {
       const int64_t filled = fill(page * page_size_, (end - page) * page_size_);
       if (filled == -EFAULT)
         throw SystemError(EFAULT, "the image's source cannot supply its bytes");
+      if (filled == -ENOMEM) throw SystemError(ENOMEM, "no memory for the image's pages");
       if (filled > 0) page += static_cast<uint64_t>(filled) / page_size_;
     }
   }
@@ -183,7 +207,13 @@ void SharedImage::read_late(uint64_t first, uint64_t end) const {
     const uint64_t claimed = claim(page, end);
     if (claimed == page) {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return filled_.contains(page) || !claimed_.contains(page); });
+      const auto settled = [&] { return filled_.contains(page) || !claimed_.contains(page); };
+      const auto deadline = source_->deadline();
+      if (!deadline) {
+        changed_.wait(lock, settled);
+      } else if (!changed_.wait_for(lock, *deadline, settled)) {
+        throw SystemError(ETIMEDOUT, "the image's source has not answered within its deadline");
+      }
       continue;
     }
     struct Settle {
@@ -201,8 +231,17 @@ void SharedImage::read_late(uint64_t first, uint64_t end) const {
     const uint64_t offset = page * page_size_;
     std::vector<std::byte> bytes(std::min(claimed * page_size_, source_->length()) - offset);
     source_->read(offset, bytes);
-    settled.filled = write(offset, bytes.data(), bytes.size());
+    settled.filled = write(offset, bytes.data(), bytes.size()) == 0;
     if (!settled.filled) throw SystemError(ENOMEM, "cannot write the image");
+  }
+}
+
+bool SharedImage::try_read_late(uint64_t first, uint64_t end) const {
+  try {
+    read_late(first, end);
+    return true;
+  } catch (const std::exception&) {
+    return false;
   }
 }
 
@@ -210,8 +249,8 @@ void SharedImage::start_filling() {
   const std::lock_guard lock(mutex_);
   if (filling_ || missing_pages() == 0) return;
   if (filler_.joinable()) filler_.join();
-  filling_ = true;
   filler_ = start_thread("uffd-image", std::nullopt, [this] { fill_all(); });
+  filling_ = true;  // it needs the mutex to say otherwise
 }
 
 void SharedImage::fill_all() {
@@ -225,10 +264,9 @@ void SharedImage::fill_all() {
     const uint64_t to = filled_.next_inside(page, std::min(page + step, end));
     const uint64_t offset = page * page_size_, length = (to - page) * page_size_;
     if (source_->late()) {
-      try {
-        read_late(page, to);
-      } catch (const std::exception&) {
-        // It is tried again where somebody needs it.
+      if (!try_read_late(page, to)) {
+        // Only the pages that fail alone are left: they are tried again where somebody needs them.
+        for (uint64_t one = page; one < to; ++one) try_read_late(one, one + 1);
       }
       page = to;
       continue;
@@ -236,7 +274,7 @@ void SharedImage::fill_all() {
     prepare(offset, length);
     const int64_t filled = fill(offset, length);
     if (filled > 0) page += static_cast<uint64_t>(filled) / page_size_;
-    if (filled == -EFAULT) ++page;
+    if (filled == -EFAULT || filled == -ENOMEM) ++page;
   }
   {
     const std::lock_guard lock(mutex_);

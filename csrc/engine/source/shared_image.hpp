@@ -43,7 +43,7 @@ class SharedImage final : public Source {
 
   // Fills pages from offset on, up to length bytes, from a source that answers at once. How many
   // bytes are filled there now; -EAGAIN where another thread is still filling the first page;
-  // -EFAULT where its source cannot supply it.
+  // -EFAULT where its source cannot supply it; -ENOMEM where memory for it is short.
   int64_t fill(uint64_t offset, uint64_t length) const noexcept;
   // Whether all these pages are filled.
   bool has(uint64_t offset, uint64_t length) const noexcept;
@@ -54,13 +54,16 @@ class SharedImage final : public Source {
   Filled wait_filled(std::chrono::milliseconds timeout) const;
 
  private:
-  // Fills those of pages [first, end) that this call claimed.
-  bool write_from_source(uint64_t first, uint64_t end) const noexcept;
-  bool write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept;
+  // Fills pages [first, end), which this call claimed, or the first of them. 0 or the -errno of
+  // fill(), as write().
+  int write_from_source(uint64_t first, uint64_t end) const noexcept;
+  int write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept;
   // The pages from first on that nobody had claimed; they are this caller's to fill or to give up.
   uint64_t claim(uint64_t first, uint64_t end) const noexcept;
   void settle(uint64_t first, uint64_t end, bool filled) const noexcept;
   void read_late(uint64_t first, uint64_t end) const;
+  // False where it threw.
+  bool try_read_late(uint64_t first, uint64_t end) const;
   void fill_all();
 
   SourcePtr source_;
