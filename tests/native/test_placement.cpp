@@ -30,6 +30,28 @@ ManagerOptions adopting(size_t fillers = 1) {
   return options;
 }
 
+// A thread that does nothing, from when its id is known.
+class Idler {
+ public:
+  Idler()
+      : thread_([this] {
+          id_ = this_thread();
+          done_.wait();
+        }) {
+    until([this] { return id_ != 0; });
+  }
+  ~Idler() {
+    done_.count_down();
+    thread_.join();
+  }
+  pid_t id() const { return id_; }
+
+ private:
+  std::latch done_{1};
+  std::atomic<pid_t> id_{0};
+  std::thread thread_;
+};
+
 uffd_msg fault_of(pid_t thread) {
   uffd_msg message{};
   message.event = UFFD_EVENT_PAGEFAULT;
@@ -46,14 +68,8 @@ TEST_SUITE("placement") {
     AdoptionLedger::Entry* const entry = ledger.hold(::getpid(), this_thread(), some_cpu());
     REQUIRE(entry);
     CHECK(equal(*affinity_of(0), only_cpu(some_cpu())));
-    std::latch done{1};
-    std::atomic<pid_t> heir{0};
-    std::thread thread([&] {
-      heir = this_thread();
-      done.wait();
-    });
-    until([&] { return heir != 0; });
-    CHECK(equal(*affinity_of(heir), only_cpu(some_cpu())));
+    const Idler heir;
+    CHECK(equal(*affinity_of(heir.id()), only_cpu(some_cpu())));
     SUBCASE("by its entry") {
       ledger.give_back({&entry, 1});
     }
@@ -62,9 +78,7 @@ TEST_SUITE("placement") {
       theirs.give_back_all();
     }
     CHECK(equal(*affinity_of(0), before));
-    CHECK(equal(*affinity_of(heir), before));
-    done.count_down();
-    thread.join();
+    CHECK(equal(*affinity_of(heir.id()), before));
     CHECK(ledger.hold(::getpid(), 0x3fffffff, some_cpu()) == nullptr);
   }
 
@@ -72,14 +86,8 @@ TEST_SUITE("placement") {
     AdoptionLedger ledger;
     const cpu_set_t before = *affinity_of(0);
     std::vector<AdoptionLedger::Entry*> entries{ledger.hold(::getpid(), this_thread(), some_cpu())};
-    std::latch done{1};
-    std::atomic<pid_t> heir{0};
-    std::thread thread([&] {
-      heir = this_thread();
-      done.wait();
-    });
-    until([&] { return heir != 0; });
-    entries.push_back(ledger.hold(::getpid(), heir, some_cpu()));
+    const Idler heir;
+    entries.push_back(ledger.hold(::getpid(), heir.id(), some_cpu()));
     REQUIRE(entries.back());
     SUBCASE("after the one that it inherited from") {}
     SUBCASE("before it") {
@@ -87,9 +95,7 @@ TEST_SUITE("placement") {
     }
     for (AdoptionLedger::Entry* entry : entries) ledger.give_back({&entry, 1});
     CHECK(equal(*affinity_of(0), before));
-    CHECK(equal(*affinity_of(heir), before));
-    done.count_down();
-    thread.join();
+    CHECK(equal(*affinity_of(heir.id()), before));
   }
 
   TEST_CASE("a thread that is held for two targets is given back with the last of them") {
@@ -107,30 +113,17 @@ TEST_SUITE("placement") {
   TEST_CASE("heirs of whoever was held first are found by the entries of others, too") {
     AdoptionLedger ledger;
     const cpu_set_t before = *affinity_of(0);
-    std::latch done{1};
-    std::atomic<pid_t> older{0}, heir{0};
-    std::thread sibling([&] {
-      older = this_thread();
-      done.wait();
-    });
-    until([&] { return older != 0; });
+    const Idler older;
     AdoptionLedger::Entry* const first = ledger.hold(::getpid(), this_thread(), some_cpu());
-    std::thread thread([&] {
-      heir = this_thread();
-      done.wait();
-    });
-    until([&] { return heir != 0; });
+    const Idler heir;
     const uint64_t began = ticks_now();
     until([&] { return ticks_now() > began; });  // so that the heir is older than what comes now
-    AdoptionLedger::Entry* const second = ledger.hold(::getpid(), older, some_cpu());
+    AdoptionLedger::Entry* const second = ledger.hold(::getpid(), older.id(), some_cpu());
     REQUIRE((first && second));
     AdoptionLedger::Entry* const both[] = {second, first};
     ledger.give_back(both);
-    CHECK(equal(*affinity_of(heir), before));
-    CHECK(equal(*affinity_of(older), before));
-    done.count_down();
-    thread.join();
-    sibling.join();
+    CHECK(equal(*affinity_of(heir.id()), before));
+    CHECK(equal(*affinity_of(older.id()), before));
   }
 
   TEST_CASE("a mask that was changed since is left alone, by another manager too") {
