@@ -341,11 +341,14 @@ TEST_SUITE("linux") {
     std::thread([] {
       ask_for_time_slices(std::chrono::microseconds(200));
       std::ifstream scheduling("/proc/thread-self/sched");
-      for (std::string name, colon, value; scheduling >> name;) {
-        if (name != "se.slice") continue;
-        scheduling >> colon >> value;
-        CHECK((value == "200000") == since_6_12());
+      std::string name, colon, value;
+      while (scheduling >> name && name != "se.slice") {
       }
+      if (!(scheduling >> colon >> value)) {
+        MESSAGE("skipped: this kernel does not show time slices (CONFIG_SCHED_DEBUG)");
+        return;
+      }
+      CHECK((value == "200000") == since_6_12());
     }).join();
   }
 

@@ -43,9 +43,13 @@ AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu
   auto mask = affinity_of(thread);
   const uint64_t started = start_ticks(thread);
   if (!mask || started == 0 || !CPU_ISSET(static_cast<size_t>(cpu), &*mask)) return nullptr;
-  const Entry* const origin = origin_of(process, thread, started, *mask);
-  // Its own again, if an entry that told of it was given back since: that comes before it is free.
-  if (!origin) mask = affinity_of(thread).value_or(*mask);
+  if (const auto due = mask_due_to(process, thread, started, *mask)) {
+    mask = due;
+  } else {
+    // Its own again, if an entry that told of it was given back since: that comes before it is
+    // free.
+    mask = affinity_of(thread).value_or(*mask);
+  }
   const auto unused = std::find_if(table_->begin(), table_->end(), [](Entry& entry) {
     uint32_t expected = Entry::unused;
     return entry.state.compare_exchange_strong(expected, Entry::reserved);
@@ -57,7 +61,7 @@ AdoptionLedger::Entry* AdoptionLedger::hold(pid_t process, pid_t thread, int cpu
   entry.thread = thread;
   entry.started = started;
   entry.adopted_at = ticks_now();
-  entry.mask = origin ? origin->mask : *mask;
+  entry.mask = *mask;
   entry.state.store(Entry::held, std::memory_order_release);
   if (set_affinity(thread, only_cpu(cpu)) == 0) return &entry;
   entry.state.store(Entry::unused, std::memory_order_release);
@@ -120,24 +124,23 @@ bool AdoptionLedger::restore(pid_t thread, const Entry& entry) noexcept {
   return set_affinity(thread, entry.mask) == 0;
 }
 
-const AdoptionLedger::Entry* AdoptionLedger::origin_of(pid_t process, pid_t thread,
-                                                       uint64_t started,
-                                                       const cpu_set_t& mask) const noexcept {
+std::optional<cpu_set_t> AdoptionLedger::mask_due_to(pid_t process, pid_t thread, uint64_t started,
+                                                     const cpu_set_t& mask) const noexcept {
   const auto descends_from = [process](pid_t other) {
     if (process == other) return true;
     const std::vector<pid_t> descendants = descendants_of(other);
     return std::find(descendants.begin(), descendants.end(), process) != descendants.end();
   };
-  const Entry* origin = nullptr;
+  std::optional<cpu_set_t> inherited_instead;
   for (const Entry& entry : *table_) {
     if (!entry.tells()) continue;
-    if (entry.thread == thread && entry.started == started) return &entry;
+    if (entry.thread == thread && entry.started == started) return entry.mask;
     const cpu_set_t inherited = only_cpu(entry.cpu);
-    if (!origin && CPU_EQUAL(&mask, &inherited) && started >= entry.adopted_at &&
+    if (!inherited_instead && CPU_EQUAL(&mask, &inherited) && started >= entry.adopted_at &&
         descends_from(entry.process))
-      origin = &entry;
+      inherited_instead = entry.mask;
   }
-  return origin;
+  return inherited_instead;
 }
 
 bool AdoptionLedger::held_besides(const Entry& entry) const noexcept {

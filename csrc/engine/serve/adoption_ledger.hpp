@@ -11,6 +11,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "engine/linux/fd.hpp"
@@ -58,10 +59,10 @@ class AdoptionLedger {
  private:
   using Table = std::array<Entry, kEntries>;
 
-  // The entry that tells which mask a thread shall have in the end, where it is not the one that it
-  // has: another of the same thread, or of whom it may have inherited this one from.
-  const Entry* origin_of(pid_t process, pid_t thread, uint64_t started,
-                         const cpu_set_t& mask) const noexcept;
+  // The mask that a thread shall have in the end, where it is not the one that it has: by another
+  // entry of the same thread, or of whom it may have inherited this one from.
+  std::optional<cpu_set_t> mask_due_to(pid_t process, pid_t thread, uint64_t started,
+                                       const cpu_set_t& mask) const noexcept;
   // Whether an entry that stays holds the same thread.
   bool held_besides(const Entry& entry) const noexcept;
   bool holds(pid_t thread) const noexcept;

@@ -181,8 +181,7 @@ bool is_ignored(const struct sigaction& action) noexcept {
 }
 
 bool has_handler(const struct sigaction& action) noexcept {
-  return (action.sa_flags & SA_SIGINFO) ||
-         (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+  return (action.sa_flags & SA_SIGINFO) || (action.sa_handler != SIG_DFL && !is_ignored(action));
 }
 
 // With the signals blocked that would be if the kernel had called it.
@@ -233,6 +232,13 @@ InlineFaults::Verdict resolve(uint64_t address) noexcept {
   return InlineFaults::Verdict::not_mine;
 }
 
+// How often it is touched again before it is passed on.
+unsigned touches_spared(InlineFaults::Verdict verdict, bool is_fault, uint64_t address) noexcept {
+  if (verdict == InlineFaults::Verdict::absent) return kTouchesOfAbsent;
+  // Its target may have ended since the touch: it is there now.
+  return is_fault && verdict == InlineFaults::Verdict::not_mine && is_past(address) ? 1 : 0;
+}
+
 void on_sigbus(int number, siginfo_t* info, void* context) {
   const int error = errno;
   const auto address = reinterpret_cast<uint64_t>(info->si_addr);
@@ -240,12 +246,8 @@ void on_sigbus(int number, siginfo_t* info, void* context) {
   const auto verdict = is_fault ? resolve(address) : InlineFaults::Verdict::not_mine;
   if (verdict != InlineFaults::Verdict::resolved) {
     const unsigned times = met_before(is_fault, address);
-    const bool absent = verdict == InlineFaults::Verdict::absent;
-    // Its target may have ended since the touch: it is there now.
-    const bool again = absent ? times < kTouchesOfAbsent
-                              : verdict == InlineFaults::Verdict::not_mine && times == 0 &&
-                                    is_fault && is_past(address);
-    if (!again) pass_on(number, info, context, absent ? times - kTouchesOfAbsent : times);
+    const unsigned spared = touches_spared(verdict, is_fault, address);
+    if (times >= spared) pass_on(number, info, context, times - spared);
   }
   errno = error;
 }
