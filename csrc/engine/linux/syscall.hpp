@@ -75,9 +75,9 @@ inline bool resident(uint64_t address) noexcept {
 }
 
 // Base page size, in bytes: 4096 on x86-64; 4, 16 or 64 KiB on aarch64.
+inline const auto kPageSize = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 inline uint64_t page_size() noexcept {
-  static const auto size = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-  return size;
+  return kPageSize;
 }
 
 // CLOCK_MONOTONIC, in nanoseconds: the clock of Python's time.monotonic_ns().

@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
+
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
@@ -15,11 +17,14 @@ namespace {
 
 void do_nothing(int) {}
 
-// The last real-time signal that nobody uses; 0 where there is none.
+// The last real-time signal that nobody uses, or the one that another thread has taken just now; 0
+// where there is none.
 int take_signal() noexcept {
   for (int number = SIGRTMAX; number >= SIGRTMIN; --number) {
     struct sigaction action{};
-    if (::sigaction(number, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
+    if (::sigaction(number, nullptr, &action) != 0) continue;
+    if (action.sa_handler == do_nothing) return number;
+    if (action.sa_handler != SIG_DFL) continue;
     action.sa_handler = do_nothing;  // without SA_RESTART
     if (::sigaction(number, &action, nullptr) == 0) return number;
   }
@@ -27,7 +32,10 @@ int take_signal() noexcept {
 }
 
 int interrupt_signal() noexcept {
-  static const int number = take_signal();
+  constexpr int unknown = -1;
+  static std::atomic<int> taken{unknown};
+  int number = taken.load(std::memory_order_relaxed);
+  if (number == unknown) taken.store(number = take_signal(), std::memory_order_relaxed);
   return number;
 }
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <mutex>
 
-#include "engine/linux/blank.hpp"
 #include "engine/serve/handler.hpp"
 #include "engine/serve/served_target.hpp"
 
@@ -37,7 +36,6 @@ class InlineFaults::Seated {
 
 InlineFaults::InlineFaults(ServedTarget& served) : served_(served) {
   served.target.poison_without_locks();
-  zeros_address();  // made at its first use
 }
 
 InlineFaults::Verdict InlineFaults::resolve(uint64_t address) noexcept {

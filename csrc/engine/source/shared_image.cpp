@@ -66,6 +66,7 @@ SharedImage::SharedImage(SourcePtr source, MemoryKind kind)
       claimed_(length_ / page_size_),
       filled_(length_ / page_size_),
       missing_(length_ / page_size_) {
+  map_blanks();
   // Shared, so that the pool's pages are reserved for the file here, and never lack later.
   if (kind == MemoryKind::hugetlb) {
     mapping_ = Mapping(memfd_.get(), 0, length_, kind, true);

@@ -27,7 +27,9 @@ Target::Target(RegionTable regions, pid_t pid)
       pid_(pid),
       page_size_(regions_.all().front().page_size),
       first_address_(regions_.all().front().range.start),
-      moves_(std::make_shared<MoveLog>()) {}
+      moves_(std::make_shared<MoveLog>()) {
+  map_blanks();
+}
 
 Target::Target(const Target& parent, Userfaultfd uffd)
     : uffd_(std::move(uffd)),

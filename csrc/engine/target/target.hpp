@@ -28,7 +28,7 @@ inline constexpr pid_t kUnknownPid = -1;
 class Target {
  public:
   // pid 0 is this process. Everything is allocated before the userfaultfd is taken, so that none is
-  // lost on the way.
+  // lost on the way. Throws SystemError where address space is short.
   Target(RegionTable regions, pid_t pid);
   // A fork child's: the same memory with the same pages resident.
   Target(const Target& parent, Userfaultfd uffd);
