@@ -1,9 +1,8 @@
 #include "engine/linux/fork_closed_fd.hpp"
 
-#include <pthread.h>
-
-#include <mutex>
 #include <set>
+
+#include "engine/linux/at_fork.hpp"
 
 namespace uffd {
 namespace {
@@ -11,73 +10,88 @@ namespace {
 struct Registry {
   std::mutex mutex;
   std::set<int> open;
-  unsigned generation = 0;  // how often this process was forked off since
+  unsigned generation = 0;  // how often this process was forked off since; a fork child writes it
 
-  Registry();
+  AtFork at_fork{AtFork::Level::descriptors,
+                 this,
+                 {.prepare = [](void* self) noexcept { of(self).mutex.lock(); },
+                  .in_parent = [](void* self) noexcept { of(self).mutex.unlock(); },
+                  .in_child = [](void* self) noexcept { of(self).close_all_in_child(); }}};
+
+  static Registry& of(void* self) noexcept { return *static_cast<Registry*>(self); }
+  void close_all_in_child() noexcept {
+    for (const int fd : open) ::close(fd);
+    open.clear();
+    ++generation;
+    mutex.unlock();
+  }
 };
 
-Registry& registry() {
-  // Never destroyed: a fork may come as late as exit.
-  static Registry& instance = *new Registry;
-  return instance;
-}
+// Made when the library is loaded, since the guard of a function's static object is a lock that a
+// fork may find taken. Never destroyed: a fork may come as late as exit.
+Registry& registry = *new Registry;
 
-void before_fork() {
-  registry().mutex.lock();
-}
-void after_fork_in_parent() {
-  registry().mutex.unlock();
-}
-void after_fork_in_child() {
-  Registry& inherited = registry();
-  for (const int fd : inherited.open) ::close(fd);
-  inherited.open.clear();
-  ++inherited.generation;
-  inherited.mutex.unlock();
-}
-
-Registry::Registry() {
-  ::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+// A place in the set for a descriptor that is not known yet.
+std::set<int>::node_type spare_node() {
+  std::set<int> one{-1};
+  return one.extract(one.begin());
 }
 
 }  // namespace
 
 ForkClosedFd::ForkClosedFd(const std::function<int()>& open) {
-  Registry& all = registry();
-  const std::lock_guard lock(all.mutex);
+  auto node = spare_node();
+  const std::lock_guard lock(registry.mutex);
   fd_ = open();
-  generation_ = all.generation;
-  if (fd_ >= 0) all.open.insert(fd_);
+  generation_ = registry.generation;
+  if (fd_ < 0) return;
+  node.value() = fd_;
+  registry.open.insert(std::move(node));
 }
 
-ForkClosedFd::ForkClosedFd(int fd, const std::unique_lock<std::mutex>&)
-    : fd_(fd), generation_(registry().generation) {
-  registry().open.insert(fd_);
+ForkClosedFd::ForkClosedFd(int fd, const HeldForks&) try
+    : fd_(fd), generation_(registry.generation) {
+  registry.open.insert(fd);
+} catch (...) {
+  ::close(fd);
 }
 
-std::unique_lock<std::mutex> ForkClosedFd::hold_forks() {
-  return std::unique_lock(registry().mutex);
+HeldForks ForkClosedFd::hold_forks() {
+  return HeldForks(registry.mutex);
+}
+
+HeldForks ForkClosedFd::try_hold_forks() {
+  return HeldForks(registry.mutex, std::try_to_lock);
 }
 
 ForkClosedFd::operator bool() const noexcept {
-  if (fd_ < 0) return false;
-  const std::lock_guard lock(registry().mutex);
-  return generation_ == registry().generation;
+  return fd_ >= 0 && generation_ == registry.generation;
 }
 
 void ForkClosedFd::close() noexcept {
-  if (fd_ < 0) return;  // without the lock: one that was moved from, while forks are held
-  const std::lock_guard lock(registry().mutex);
-  if (generation_ == registry().generation) {
-    registry().open.erase(fd_);
+  // Without the lock where there is nothing: one that was moved from, while forks are held.
+  if (fd_ >= 0) close(hold_forks());
+}
+
+bool ForkClosedFd::try_close() noexcept {
+  if (fd_ < 0) return true;
+  const HeldForks held = try_hold_forks();
+  if (held) close(held);
+  return held.owns_lock();
+}
+
+void ForkClosedFd::close(const HeldForks&) noexcept {
+  if (fd_ < 0) return;
+  if (generation_ == registry.generation) {
+    registry.open.erase(fd_);
     ::close(fd_);
   }
   fd_ = -1;
 }
 
 int ForkClosedFd::release() noexcept {
-  const std::lock_guard lock(registry().mutex);
-  registry().open.erase(fd_);
+  const std::lock_guard lock(registry.mutex);
+  registry.open.erase(fd_);
   return std::exchange(fd_, -1);
 }
 

@@ -1,6 +1,7 @@
 #include "engine/linux/userfaultfd.hpp"
 
 #include <array>
+#include <atomic>
 #include <stdexcept>
 
 #include "engine/linux/fdinfo.hpp"
@@ -143,8 +144,7 @@ Userfaultfd Userfaultfd::adopt(Fd fd) {
   return adopted;
 }
 
-Userfaultfd Userfaultfd::of_fork(int fd, const Userfaultfd& parent,
-                                 const std::unique_lock<std::mutex>& held_forks) noexcept {
+Userfaultfd Userfaultfd::of_fork(int fd, const Userfaultfd& parent, const HeldForks& held_forks) {
   Userfaultfd child(ForkClosedFd(fd, held_forks), parent.user_mode_only_);
   child.features_ = parent.features_;
   return child;
@@ -246,16 +246,24 @@ OpenAttempts try_opening() noexcept {
   return attempts;
 }
 
+namespace {
+
+uint64_t ask_for_features() noexcept {
+  int fd = open_syscall(UFFD_USER_MODE_ONLY);
+  if (fd < 0) fd = open_syscall(0);
+  if (fd < 0) fd = open_device(0);
+  const Fd owned(fd);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  return fd >= 0 && sys::ioctl(fd, UFFDIO_API, &api) == 0 ? uint64_t{api.features} : 0;
+}
+
+}  // namespace
+
 uint64_t offered_features() noexcept {
-  static const uint64_t features = [] {
-    int fd = open_syscall(UFFD_USER_MODE_ONLY);
-    if (fd < 0) fd = open_syscall(0);
-    if (fd < 0) fd = open_device(0);
-    const Fd owned(fd);
-    uffdio_api api{};
-    api.api = UFFD_API;
-    return fd >= 0 && sys::ioctl(fd, UFFDIO_API, &api) == 0 ? uint64_t{api.features} : 0;
-  }();
+  static std::atomic<uint64_t> known{0};
+  uint64_t features = known.load(std::memory_order_relaxed);
+  if (features == 0) known.store(features = ask_for_features(), std::memory_order_relaxed);
   return features;
 }
 

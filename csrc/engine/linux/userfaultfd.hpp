@@ -42,8 +42,8 @@ class Userfaultfd {
   static Userfaultfd adopt(Fd fd);
 
   // The child's, of a FORK event that was read from parent while forks were held.
-  static Userfaultfd of_fork(int fd, const Userfaultfd& parent,
-                             const std::unique_lock<std::mutex>& held_forks) noexcept;
+  // Throws std::bad_alloc and has closed it then.
+  static Userfaultfd of_fork(int fd, const Userfaultfd& parent, const HeldForks& held_forks);
 
   int fd() const noexcept { return fd_.get(); }
   // False when closed, and in a fork child, which never keeps one.
@@ -93,7 +93,7 @@ struct OpenAttempts {
 OpenAttempts try_opening() noexcept;
 
 // The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. Asked
-// once per process.
+// until there is an answer, by two threads at worst.
 uint64_t offered_features() noexcept;
 
 // "EVENT_FORK, POISON" of a set of feature bits.

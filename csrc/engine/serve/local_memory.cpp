@@ -1,12 +1,11 @@
 #include "engine/serve/local_memory.hpp"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <map>
 #include <mutex>
 #include <stdexcept>
 
+#include "engine/linux/at_fork.hpp"
 #include "engine/linux/error.hpp"
 
 namespace uffd {
@@ -21,26 +20,25 @@ struct Registry {
   std::mutex mutex;
   std::map<uint64_t, Use> uses;
   uint64_t last_id = 0;
+
+  AtFork at_fork{AtFork::Level::local_memory,
+                 this,
+                 {.prepare = [](void* self) noexcept { of(self).mutex.lock(); },
+                  .in_parent = [](void* self) noexcept { of(self).mutex.unlock(); },
+                  .in_child = [](void* self) noexcept { of(self).forget_in_child(); }}};
+
+  static Registry& of(void* self) noexcept { return *static_cast<Registry*>(self); }
+  // A fork child has none of the managed memory, so its own memory may come to lie at those
+  // addresses.
+  void forget_in_child() noexcept {
+    uses.clear();
+    mutex.unlock();
+  }
 };
 
-Registry& registry();
-
-// A fork child inherits no managed memory, so other memory of it may come to lie at those
-// addresses.
-void forget_in_child() {
-  registry().uses.clear();
-  registry().mutex.unlock();
-}
-
-Registry& registry() {
-  // Never destroyed: a target may end, and a fork may come, as late as exit.
-  static Registry& instance = *[] {
-    ::pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
-                     forget_in_child);
-    return new Registry;
-  }();
-  return instance;
-}
+// Made when the library is loaded and never destroyed: a target may end, and a fork may come, as
+// late as exit.
+Registry& registry = *new Registry;
 
 void refuse_overlap(const std::vector<Range>& managed, const std::vector<Range>& sources) {
   for (const Range& source : sources) {
@@ -70,20 +68,20 @@ std::vector<Range> source_ranges(const RegionTable& regions) {
 
 LocalMemory::LocalMemory(const RegionTable& regions, bool this_process) {
   Use use{this_process ? regions.ranges() : std::vector<Range>{}, source_ranges(regions)};
-  const std::lock_guard lock(registry().mutex);
+  const std::lock_guard lock(registry.mutex);
   refuse_overlap(use.managed, use.sources);
-  for (const auto& [id, other] : registry().uses) {
+  for (const auto& [id, other] : registry.uses) {
     refuse_overlap(other.managed, use.sources);
     refuse_overlap(use.managed, other.sources);
   }
-  id_ = ++registry().last_id;
-  registry().uses.emplace(id_, std::move(use));
+  id_ = ++registry.last_id;
+  registry.uses.emplace(id_, std::move(use));
 }
 
 void LocalMemory::forget() noexcept {
   if (id_ == 0) return;
-  const std::lock_guard lock(registry().mutex);
-  registry().uses.erase(std::exchange(id_, 0));
+  const std::lock_guard lock(registry.mutex);
+  registry.uses.erase(std::exchange(id_, 0));
 }
 
 }  // namespace uffd
