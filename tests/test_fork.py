@@ -110,7 +110,7 @@ tell(memory.states().count("right"))
 
 
 def test_memory_at_the_addresses_of_the_parents_managed_memory_may_be_a_source() -> None:
-    """Managed memory is not inherited, so a mapping of the child comes to lie there."""
+    """Managed memory is not inherited: what a child maps over the hole is its own."""
     code = """
 memory = Managed(pages=2000)
 target = memory.serve()
@@ -118,7 +118,7 @@ def serve():
     import ctypes
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
-    flags = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+    flags = 0x32  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED: over what plugs the hole
     address, length = ctypes.c_void_p(memory.start), ctypes.c_size_t(memory.length)
     assert libc.mmap(address, length, 3, flags, -1, ctypes.c_long(0)) == memory.start
     here = np.ctypeslib.as_array((ctypes.c_uint8 * memory.length).from_address(memory.start))

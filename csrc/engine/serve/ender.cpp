@@ -5,7 +5,6 @@
 
 #include "engine/linux/huge_pages.hpp"
 #include "engine/serve/events.hpp"
-#include "engine/serve/fork_safety.hpp"
 
 namespace uffd {
 namespace {
@@ -60,7 +59,11 @@ void Ender::settled(ServedTarget& served) {
   }
   if (!served.endless() || (served.closing && served.ending != Ending::keep_open))
     return end(served);
-  release_local_memory(served);
+  // No FORK event of this process is ever sent: fork() would hold all locks of the engine and wait
+  // for a handler, which may need one of them. Such a target's hole stays until it has ended.
+  if (served.fork_hole && !(served.target.uffd().features() & UFFD_FEATURE_EVENT_FORK))
+    served.fork_hole->lift();
+  forget_local_memory(served);
   const std::lock_guard lock(served.mutex);
   served.changed.notify_all();
 }
@@ -115,7 +118,8 @@ void Ender::drain(ServedTarget& served) {
 
 void Ender::stop(ServedTarget& served) {
   detach(served);
-  forget_local_memory(served);  // a fork stays forbidden while pages are missing
+  forget_local_memory(served);
+  if (served.fork_hole && served.target.residency().missing() > 0) served.fork_hole->leave();
   publish(served, Stage::stopped, std::nullopt);
 }
 
@@ -173,10 +177,7 @@ void Ender::detach(ServedTarget& served) {
 }
 
 void Ender::release_local_memory(ServedTarget& served) {
-  if (served.target.is_this_process()) {
-    const auto shared = served.installing();
-    allow_fork(served.target.regions());
-  }
+  if (served.fork_hole) served.fork_hole->lift();
   forget_local_memory(served);
 }
 

@@ -23,7 +23,9 @@ class Application {
   void operator()(const RemapEvent& event) {
     counters_.add(Count::events);
     counters_.add(Count::remaps);
-    served_.target.moved({event.from, event.length}, event.to);
+    const Range from{event.from, event.length};
+    served_.target.moved(from, event.to);
+    if (served_.fork_hole) served_.fork_hole->moved(from, event.to);
   }
   void operator()(const RemoveEvent& event) {
     counters_.add(Count::events);
@@ -33,7 +35,9 @@ class Application {
   void operator()(const UnmapEvent& event) {
     counters_.add(Count::events);
     counters_.add(Count::unmaps);
-    served_.target.unmapped({event.start, event.end - event.start});
+    const Range range{event.start, event.end - event.start};
+    served_.target.unmapped(range);
+    if (served_.fork_hole) served_.fork_hole->unmapped(range);
   }
 
   std::vector<std::shared_ptr<ServedTarget>> children;

@@ -8,7 +8,6 @@
 #include "engine/linux/huge_pages.hpp"
 #include "engine/linux/pidfd.hpp"
 #include "engine/linux/smaps.hpp"
-#include "engine/serve/fork_safety.hpp"
 #include "engine/source/shared_image.hpp"
 
 namespace uffd {
@@ -323,8 +322,8 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   std::optional<Registration> registration;
   if (!options.registered) registration.emplace(uffd, table);
   choose_moves(uffd, table, this_process, options.install);
+  if (this_process) served->fork_hole = std::make_unique<ForkHole>(table.ranges());
   if (registration) registration->keep();
-  if (this_process) forbid_fork(table);
 
   roster_.add(served);
   served->target.take(std::move(uffd));

@@ -17,6 +17,7 @@
 #include "engine/ending/ending.hpp"
 #include "engine/linux/dma_latency.hpp"
 #include "engine/linux/fd.hpp"
+#include "engine/linux/fork_hole.hpp"
 #include "engine/serve/adoption.hpp"
 #include "engine/serve/event_gate.hpp"
 #include "engine/serve/fault_streams.hpp"
@@ -66,6 +67,7 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   std::unique_ptr<Adoption> adoption;           // under Placement::adopt
   std::optional<DmaLatency> awake;              // while it is served, where that was asked for
   std::unique_ptr<InlineFaults> inline_faults;  // where its threads resolve their faults themselves
+  std::unique_ptr<ForkHole> fork_hole;          // of memory of this process; the same
   std::optional<Cpu> handler_cpu;               // of its handler, where that is held to one
   bool kept_awake = false;                      // it has, or had, awake
   Handler* handler = nullptr;                   // set before it serves, then constant

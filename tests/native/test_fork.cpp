@@ -1,0 +1,303 @@
+// Forks of this process: every lock of the engine is right in the child, and managed memory is a
+// hole there that nothing comes to lie in.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include <fstream>
+#include <optional>
+
+#include "engine/linux/at_fork.hpp"
+#include "engine/linux/blank.hpp"
+#include "engine/linux/fork_hole.hpp"
+#include "support.hpp"
+
+namespace uffd::test {
+namespace {
+
+// Calls a function in the middle of the next fork of this process, when all locks of the levels
+// before are held, and again in the parent's end of it.
+class MidFork {
+ public:
+  MidFork(AtFork::Level level, std::function<void()> function) : function_(std::move(function)) {
+    at_fork_.emplace(level, this, AtFork::Hooks{.prepare = [](void* self) noexcept {
+                       static_cast<MidFork*>(self)->function_();
+                     }});
+  }
+
+ private:
+  std::function<void()> function_;
+  std::optional<AtFork> at_fork_;
+};
+
+// Like in_child, but for children that may hang or die where something is wrong: -1 then.
+int in_doomed_child(const std::function<int()>& check) {
+  return in_child([&] {
+    for (const int number : {SIGSEGV, SIGBUS, SIGALRM}) ::signal(number, SIG_DFL);
+    ::alarm(20);
+    return check();
+  });
+}
+
+bool is_mapped(uint64_t address) {
+  return ::madvise(reinterpret_cast<void*>(address), page(), MADV_NORMAL) == 0;
+}
+
+// Whether some access to it is possible.
+bool is_accessible(uint64_t address) {
+  return readable(address);
+}
+
+void* map_at(uint64_t address, uint64_t length) {
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | 0x100000;  // MAP_FIXED_NOREPLACE
+  void* const place =
+      ::mmap(reinterpret_cast<void*>(address), length, PROT_READ | PROT_WRITE, flags, -1, 0);
+  return place == MAP_FAILED ? nullptr : place;
+}
+
+std::string order;
+
+AtFork named(AtFork::Level level, const char* name) {
+  return AtFork(level, const_cast<char*>(name),
+                {.prepare = [](void* self) noexcept { order += static_cast<char*>(self); },
+                 .in_parent = [](void* self) noexcept { order += static_cast<char*>(self); },
+                 .in_child = [](void* self) noexcept { order += static_cast<char*>(self); }});
+}
+
+}  // namespace
+
+TEST_SUITE("fork") {
+  TEST_CASE("hooks are called by their levels, and after the fork the other way round") {
+    const AtFork late = named(AtFork::Level::holes, "c");
+    const AtFork first = named(AtFork::Level::descriptors, "a");
+    {
+      const AtFork between = named(AtFork::Level::local_memory, "b");
+      const AtFork without(AtFork::Level::image, nullptr, {});
+      order.clear();
+      CHECK(in_child([] { return order == "abccba" ? 0 : 1; }) == 0);
+      CHECK(order == "abccba");
+    }
+    order.clear();
+    CHECK(in_child([] { return order == "acca" ? 0 : 1; }) == 0);
+    CHECK(order == "acca");
+  }
+
+  TEST_CASE("a thread that must not wait for a fork finds forks held, and comes back") {
+    ForkClosedFd fd([] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); });
+    std::optional<bool> held, closed;
+    {
+      const MidFork fork(AtFork::Level::holes, [&] {
+        std::thread([&] {
+          held = ForkClosedFd::try_hold_forks().owns_lock();
+          closed = fd.try_close();
+        }).join();
+      });
+      CHECK(in_child([] { return 0; }) == 0);
+    }
+    CHECK(held == false);
+    CHECK(closed == false);
+    CHECK(static_cast<bool>(fd));
+    {
+      const HeldForks now = ForkClosedFd::try_hold_forks();
+      CHECK(now.owns_lock());
+      CHECK(!fd.try_close());
+      CHECK(static_cast<bool>(fd));  // this asks without a lock
+      fd.close(now);
+    }
+    CHECK(!fd);
+    CHECK(fd.try_close());
+    // Right in a child, too, which was forked with the lock held.
+    CHECK(in_doomed_child([] { return ForkClosedFd::hold_forks().owns_lock() ? 0 : 1; }) == 0);
+  }
+
+  TEST_CASE("address space that is short is an exception before the first fault, not an end") {
+    CHECK(in_doomed_child([] {
+            std::ifstream statm("/proc/self/statm");
+            uint64_t pages = 0;
+            statm >> pages;
+            const rlimit limit{pages * page() + kBlankLength / 2, RLIM_INFINITY};
+            ::setrlimit(RLIMIT_AS, &limit);
+            try {
+              map_blanks();
+            } catch (const SystemError& error) {
+              return error.code().value() == ENOMEM && zeros_address() == 0 ? 0 : 1;
+            }
+            return zeros_address() != 0 && unreadable_address() != 0 ? 0 : 2;
+          }) == 0);
+    map_blanks();
+    const uint64_t zeros = zeros_address(), unreadable = unreadable_address();
+    map_blanks();
+    CHECK(zeros_address() == zeros);
+    CHECK(unreadable_address() == unreadable);
+    CHECK(readable(zeros + kBlankLength - 1));
+    CHECK(!readable(unreadable));
+  }
+
+  TEST_CASE("a fork child has a plug where the hole is, and no mapping comes to lie there") {
+    std::optional<Mapping> memory(std::in_place, 8 * page(), MemoryKind::anonymous, false);
+    const auto at = [start = memory->address()](uint64_t number) {
+      return start + number * page();
+    };
+    std::optional<ForkHole> hole(
+        std::in_place,
+        std::vector<Range>{{at(2), 2 * page()}, {at(6), page()}, {at(4), page()}, {at(1), page()}});
+    const auto joined = hole->ranges();
+    REQUIRE(joined.size() == 2);
+    CHECK((joined[0].start == at(1) && joined[0].length == 4 * page()));
+    CHECK((joined[1].start == at(6) && joined[1].length == page()));
+    const auto child = [&] {
+      for (const uint64_t number : {0, 5, 7}) {
+        if (!is_accessible(at(number))) return 1;
+      }
+      for (const uint64_t number : {1, 2, 3, 4, 6}) {
+        if (is_accessible(at(number)) || !is_mapped(at(number))) return 2;
+        if (map_at(at(number), page())) return 3;
+      }
+      // The destructor of the inherited object leaves the plug alone, and so does that of the
+      // memory.
+      hole.reset();
+      memory.reset();
+      if (is_accessible(at(1)) || !is_mapped(at(1)) || !is_accessible(at(0))) return 4;
+      // So does its own child.
+      return in_child([&] { return !is_accessible(at(6)) && is_mapped(at(6)) ? 0 : 1; }) == 0 ? 0
+                                                                                              : 5;
+    };
+    CHECK(in_doomed_child(child) == 0);
+    CHECK(in_doomed_child([&] { return *reinterpret_cast<volatile char*>(at(3)); }) == -1);
+    hole->lift();
+    hole->lift();
+    CHECK(in_doomed_child([&] {
+            for (uint64_t i = 0; i < 8; ++i) {
+              if (!is_accessible(at(i))) return 1;
+            }
+            return 0;
+          }) == 0);
+  }
+
+  TEST_CASE("what lies in a hole before the child plugs it is left, and plugged around") {
+    const Mapping memory(64 * page(), MemoryKind::anonymous, false);
+    const auto at = [&](uint64_t number) { return memory.address() + number * page(); };
+    const ForkHole hole({{memory.address(), memory.length()}});
+    // Called in the child before that of the holes: this one is later in the list.
+    static uint64_t place;
+    place = at(21);
+    const AtFork other(AtFork::Level::holes, nullptr, {.in_child = [](void*) noexcept {
+                         *static_cast<char*>(map_at(place, page())) = 7;
+                       }});
+    CHECK(in_doomed_child([&] {
+            for (uint64_t i = 0; i < 64; ++i) {
+              if (!is_mapped(at(i)) || is_accessible(at(i)) != (i == 21)) return 1;
+            }
+            return *reinterpret_cast<char*>(at(21)) == 7 ? 0 : 2;
+          }) == 0);
+  }
+
+  TEST_CASE("a hole of memory that is not mapped is refused, and changes nothing") {
+    // Low addresses, which the kernel gives to nobody who does not ask for them.
+    constexpr uint64_t start = 0x10000000;
+    const auto at = [](uint64_t number) { return start + number * page(); };
+    REQUIRE(map_at(start, 4 * page()));
+    ::munmap(reinterpret_cast<void*>(at(2)), page());
+    const ForkHole other({{at(1), page()}});
+    CHECK_THROWS_AS(ForkHole({{at(0), 4 * page()}}), SystemError);
+    CHECK_THROWS_AS(ForkHole({{at(0), page()}, {at(2), page()}}), SystemError);
+    CHECK(in_doomed_child([&] {
+            if (!is_accessible(at(0)) || !is_accessible(at(3))) return 1;
+            return !is_accessible(at(1)) && is_mapped(at(1)) && !is_mapped(at(2)) ? 0 : 2;
+          }) == 0);
+    ::munmap(reinterpret_cast<void*>(start), 4 * page());
+  }
+
+  TEST_CASE("memory of two holes stays out of fork children until both are lifted") {
+    const Mapping memory(6 * page(), MemoryKind::anonymous, false);
+    const auto at = [&](uint64_t number) { return memory.address() + number * page(); };
+    const auto inherited = [&] {
+      std::string found;
+      for (uint64_t i = 0; i < 6; ++i)
+        found += in_child([&] { return is_accessible(at(i)) ? 1 : 0; }) == 1 ? 'x' : '.';
+      return found;
+    };
+    ForkHole whole({{at(0), 6 * page()}});
+    ForkHole parts({{at(1), page()}, {at(3), page()}});
+    CHECK(inherited() == "......");
+    whole.lift();
+    CHECK(inherited() == "x.x.xx");
+    parts.leave();
+    parts.lift();
+    CHECK(inherited() == "x.x.xx");
+    // A later hole takes over what was left.
+    ForkHole later({{at(0), 3 * page()}});
+    CHECK(inherited() == "....xx" + std::string());
+    later.lift();
+    CHECK(inherited() == "xxx.xx");
+    ForkHole({{at(3), page()}}).lift();
+    CHECK(inherited() == "xxxxxx");
+  }
+
+  TEST_CASE("a hole goes with its memory, though a fork is under way when that is told") {
+    const Mapping memory(4 * page(), MemoryKind::anonymous, false);
+    Mapping target(4 * page(), MemoryKind::anonymous, false);
+    const Range from{memory.address(), 2 * page()};
+    ForkHole hole({{memory.address(), 4 * page()}});
+    void* const to = reinterpret_cast<void*>(target.address());
+    REQUIRE(::mremap(reinterpret_cast<void*>(from.start), from.length, from.length,
+                     MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+    std::optional<bool> moved, unmapped;
+    {
+      const MidFork fork(AtFork::Level::holes, [&] {
+        std::thread([&] {
+          moved = hole.moved(from, target.address());
+          unmapped = hole.unmapped(from);
+        }).join();
+      });
+      CHECK(in_child([] { return 0; }) == 0);
+    }
+    CHECK(moved == false);
+    CHECK(unmapped == false);
+    const auto child = [&] {
+      if (is_mapped(memory.address())) return 1;
+      if (!is_mapped(target.address()) || is_accessible(target.address())) return 2;
+      if (!is_accessible(target.address() + 2 * page())) return 3;
+      return is_mapped(memory.address() + 3 * page()) ? 0 : 4;
+    };
+    // By the next fork.
+    CHECK(in_doomed_child(child) == 0);
+    CHECK(hole.unmapped({memory.address() + 2 * page(), page()}));
+    CHECK(hole.moved({target.address(), page()}, target.address() + 3 * page()));
+    const auto ranges = hole.ranges();
+    REQUIRE(ranges.size() == 3);
+    hole.lift();
+    CHECK(in_doomed_child([&] { return is_accessible(target.address()) ? 0 : 1; }) == 0);
+  }
+
+  TEST_CASE("memory of a target that tells of forks stays a hole until the target has ended") {
+    for (const uint64_t features : {uint64_t{0}, uint64_t{UFFD_FEATURE_EVENT_FORK}}) {
+      Userfaultfd uffd;
+      try {
+        uffd = open_uffd(features);
+      } catch (const UnsupportedError&) {
+        MESSAGE("skipped: EVENT_FORK is not permitted");
+        continue;
+      }
+      const Memory memory(4);
+      Manager manager({});
+      auto served = manager.add(uffd, {memory.region()}, {.ending = Ending::keep_open});
+      manager.fill(*served);
+      wait(*served);
+      // Complete; and the fork does not wait for an event to be read.
+      served->handler->settle();
+      const auto inherited = [&] {
+        return in_doomed_child([&] { return is_accessible(memory.at(0)) ? 1 : 0; });
+      };
+      if (features == 0) {
+        until([&] { return served->fork_hole->ranges().empty(); });
+        CHECK(inherited() == 1);
+      } else {
+        CHECK(inherited() == 0);
+      }
+      CHECK(count(*served, Count::forks) == 0);
+    }
+  }
+}
+
+}  // namespace uffd::test
