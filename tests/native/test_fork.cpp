@@ -10,6 +10,8 @@
 #include "engine/linux/at_fork.hpp"
 #include "engine/linux/blank.hpp"
 #include "engine/linux/fork_hole.hpp"
+#include "engine/linux/task_state.hpp"
+#include "sigaction_hook.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -62,6 +64,29 @@ AtFork named(AtFork::Level level, const char* name) {
                 {.prepare = [](void* self) noexcept { order += static_cast<char*>(self); },
                  .in_parent = [](void* self) noexcept { order += static_cast<char*>(self); },
                  .in_child = [](void* self) noexcept { order += static_cast<char*>(self); }});
+}
+
+// An inline target without a manager: it must not become complete, which it would tell its handler.
+struct InlineByHand {
+  explicit InlineByHand(const Region& region)
+      : served(RegionTable({region}), 0, Ending::automatic, 1u, false, 0) {
+    served.inline_faults = std::make_unique<InlineFaults>(served);
+    inline_targets::add(served);
+    served.target.take(open_uffd(UFFD_FEATURE_SIGBUS));
+    register_regions(served.target.uffd(), served.target.regions());
+    served.inline_faults->open();
+  }
+  ~InlineByHand() { inline_targets::remove(served); }
+
+  ServedTarget served;
+};
+
+volatile sig_atomic_t first_ran = 0, second_ran = 0;
+
+struct sigaction plain(void (*handler)(int)) {
+  struct sigaction action{};
+  action.sa_handler = handler;
+  return action;
 }
 
 }  // namespace
@@ -297,6 +322,106 @@ TEST_SUITE("fork") {
       }
       CHECK(count(*served, Count::forks) == 0);
     }
+  }
+
+  TEST_CASE("a fork child finds nothing of its parent's inline targets, and serves its own") {
+    const Memory memory(20), other(20, 2);
+    Manager manager({});
+    Userfaultfd uffd = open_uffd(UFFD_FEATURE_SIGBUS);
+    auto served = manager.add(uffd, {memory.region()}, {.fault_around = 1u, .inline_faults = true});
+    CHECK(memory.right(3));
+    // In a child's hole lies memory of its own, with other bytes.
+    const auto own = [&] {
+      if (inline_targets::regain_signal()) return 1;  // nothing in it, so nothing to regain
+      void* const place = reinterpret_cast<void*>(memory.at(0));
+      constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+      if (::mmap(place, 20 * page(), PROT_READ | PROT_WRITE, flags, -1, 0) != place) return 2;
+      if (!inline_targets::install({memory.at(0), 20 * page()})) return 3;
+      {
+        const InlineByHand target(Region({memory.at(0), 20 * page()}, other.source(), 0, page()));
+        for (const uint64_t i : {0, 3, 19}) {
+          if (std::memcmp(reinterpret_cast<const void*>(memory.at(i)),
+                          reinterpret_cast<const void*>(other.image.address() + i * page()),
+                          page()) != 0)
+            return 4;
+        }
+        if (!inline_targets::install({memory.at(7), page()}) || !readable(memory.at(7))) return 5;
+        if (count(target.served, Count::faults) != 3) return 6;
+      }
+      return 0;
+    };
+    CHECK(in_doomed_child(own) == 0);
+    CHECK(in_doomed_child([&] { return memory.right(4) ? 0 : 1; }) == -1);
+    close(manager, *served, Missing::fill);
+    CHECK(memory.all_right());
+  }
+
+  TEST_CASE("the lock of the inline table is right in a fork child") {
+    const Memory memory(2);
+    const InlineByHand target(memory.region());
+    // While a fork is under way another thread comes for the lock. With it in hand it would stay
+    // there until the fork is over; without, it sleeps.
+    std::atomic<pid_t> id{0};
+    std::atomic<bool> inside{false}, forked{false};
+    std::optional<std::thread> thread;
+    int end = 0;
+    {
+      const HookedSigaction hook([&](int number, const struct sigaction*) {
+        if (number != SIGBUS || ::gettid() != id) return;
+        inside = true;
+        until([&] { return forked.load(); });
+      });
+      const MidFork fork(AtFork::Level::holes, [&] {
+        thread.emplace([&] {
+          id = ::gettid();
+          inline_targets::regain_signal();
+        });
+        until([&] { return inside || (id != 0 && task_state(id) == 'S'); });
+      });
+      end = in_doomed_child([] { return inline_targets::regain_signal() ? 1 : 0; });
+      forked = true;
+      thread->join();
+    }
+    CHECK(end == 0);
+  }
+
+  TEST_CASE("a SIGBUS that comes while ours takes over finds a whole handler of theirs") {
+    const auto check = [&] {
+      const struct sigaction first = plain([](int) { first_ran = first_ran + 1; });
+      const struct sigaction second = plain([](int) { second_ran = second_ran + 1; });
+      kernel_sigaction(SIGBUS, &first, nullptr);
+      const Memory memory(2);
+      {
+        const HookedSigaction hook([](int number, const struct sigaction* set) {
+          if (number == SIGBUS && set) ::raise(SIGBUS);
+        });
+        const InlineByHand target(memory.region());
+        if (first_ran != 1) return 1;
+      }
+      // Now somebody takes over in between.
+      const Memory more(2);
+      bool taken = false;
+      const InlineByHand target(more.region());
+      kernel_sigaction(SIGBUS, &first, nullptr);
+      {
+        const HookedSigaction hook([&](int number, const struct sigaction* set) {
+          if (number != SIGBUS || set) return;
+          // The last question before the change: the first is whether SIGBUS is ours.
+          if (std::exchange(taken, true)) kernel_sigaction(SIGBUS, &second, nullptr);
+        });
+        if (!inline_targets::regain_signal()) return 2;
+      }
+      ::raise(SIGBUS);
+      if (first_ran != 1 || second_ran != 1) return 3;
+      // Many in a row.
+      for (int i = 0; i < 20; ++i) {
+        kernel_sigaction(SIGBUS, i % 2 == 0 ? &first : &second, nullptr);
+        if (!inline_targets::regain_signal()) return 4;
+        ::raise(SIGBUS);
+      }
+      return first_ran == 11 && second_ran == 11 && more.right(0) ? 0 : 5;
+    };
+    CHECK(in_doomed_child(check) == 0);
   }
 }
 

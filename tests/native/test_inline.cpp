@@ -42,6 +42,8 @@ TEST_SUITE("inline") {
       toucher.join();
       wait(*served);
       CHECK(served->report->ending == Ending::unregister);
+      // None is lost though several threads count into the same counters.
+      CHECK(count(*served, Count::pages) == 600);
       CHECK(memory.all_right());
     }
   }

@@ -1,38 +1,19 @@
 #include "engine/serve/inline_faults.hpp"
 
+#include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <mutex>
 
+#include "engine/linux/at_fork.hpp"
 #include "engine/serve/handler.hpp"
 #include "engine/serve/served_target.hpp"
 
 namespace uffd {
-
-// The first seat that is free, from one on that differs by thread: by where its stack is.
-class InlineFaults::Seated {
- public:
-  explicit Seated(InlineFaults& faults) noexcept {
-    auto& seats = faults.seats_;
-    const size_t first = (reinterpret_cast<uintptr_t>(this) >> 16) % seats.size();
-    for (size_t i = first;; ++i) {
-      seat_ = &seats[i % seats.size()];
-      if (!seat_->taken.exchange(true, std::memory_order_acquire)) return;
-      if (i % seats.size() == 0) ::sched_yield();
-    }
-  }
-  Seated(const Seated&) = delete;
-  Seated& operator=(const Seated&) = delete;
-  ~Seated() { seat_->taken.store(false, std::memory_order_release); }
-
-  Counters& counters() noexcept { return seat_->counters; }
-
- private:
-  Seat* seat_;
-};
 
 InlineFaults::InlineFaults(ServedTarget& served) : served_(served) {
   served.target.poison_without_locks();
@@ -47,34 +28,44 @@ InlineFaults::Verdict InlineFaults::resolve(uint64_t address) noexcept {
   if (!region) return Verdict::not_mine;
   const uint64_t page = region->page_at(address);
   if (target.is_poisoned(region->address_of(page))) return Verdict::fatal;
-  Seated seated(*this);
-  seated.counters().add(Count::faults);
-  Installer installer(target, seated.counters());
-  const PageRun run = window(*region, page);
-  const uint64_t absent_before = seated.counters().get(Count::enoent);
-  Outcome outcome;
-  // Somebody may have installed it since the touch: zeros are for what the target dropped, and COPY
-  // and ZEROPAGE leave alone what is there.
-  while ((outcome = target.residency().resident(page)
-                        ? installer.install_dropped(*region, page)
-                        : installer.install(*region, run.first, run.end)) == Outcome::again)
-    ::sched_yield();
+  Counters counted;
+  counted.add(Count::faults);
+  const Outcome outcome = install(*region, page, counted);
+  count(counted);
   tell_if_settled();
   if (outcome == Outcome::failed && !target.residency().resident(page)) return Verdict::fatal;
-  const bool absent = seated.counters().get(Count::enoent) > absent_before;
-  return absent ? Verdict::absent : Verdict::resolved;
+  return counted.get(Count::enoent) > 0 ? Verdict::absent : Verdict::resolved;
+}
+
+// Somebody may have installed it since the touch: zeros are for what the target dropped, and COPY
+// and ZEROPAGE leave alone what is there.
+Outcome InlineFaults::install(const Region& region, uint64_t page, Counters& counters) noexcept {
+  Installer installer(served_.target, counters);
+  const PageRun run = window(region, page);
+  Outcome outcome;
+  while ((outcome = served_.target.residency().resident(page)
+                        ? installer.install_dropped(region, page)
+                        : installer.install(region, run.first, run.end)) == Outcome::again)
+    ::sched_yield();
+  return outcome;
+}
+
+// Where a thread's structure lies differs by thread, also on an alternate signal stack.
+void InlineFaults::count(const Counters& counted) noexcept {
+  const auto thread = static_cast<size_t>(::pthread_self()) >> 12;
+  counters_[thread % counters_.size()].add_shared(counted);
 }
 
 bool InlineFaults::install(const Range& range) noexcept {
   if (state_ != State::open) return true;
   Target& target = served_.target;
   bool whole = true;
+  Counters counted;
+  Installer installer(target, counted);
   for (const Region& region : target.regions().all()) {
     const Range part = region.range.intersection(range);
     if (part.length == 0) continue;
     const uint64_t end = region.page_at(part.end() - 1) + 1;
-    Seated seated(*this);
-    Installer installer(target, seated.counters());
     const Residency& residency = target.residency();
     for (uint64_t first = region.page_at(part.start);
          (first = residency.next_missing(first, end)) < end;) {
@@ -88,12 +79,13 @@ bool InlineFaults::install(const Range& range) noexcept {
     for (const Range& poisoned : target.poisoned())
       whole = whole && poisoned.intersection(part).length == 0;
   }
+  count(counted);
   tell_if_settled();
   return whole;
 }
 
 void InlineFaults::add_to(CountValues& sum) const noexcept {
-  for (const Seat& seat : seats_) seat.counters.add_to(sum);
+  for (const Counters& counters : counters_) counters.add_to(sum);
 }
 
 PageRun InlineFaults::window(const Region& region, uint64_t page) noexcept {
@@ -146,8 +138,43 @@ std::atomic<size_t> past_next{0};
 std::array<Met, kRemembered> met;
 std::atomic<pid_t> owner{0};
 
-std::mutex mutex;           // of the others than signal handlers
-struct sigaction before{};  // whose SIGBUS it was
+std::mutex mutex;  // of the others than signal handlers
+
+bool is_on_sigbus(const struct sigaction& action) noexcept;
+
+// Whose SIGBUS it was. A signal handler may read it at any instruction, so the one in force is
+// never written: the next goes beside it.
+class Theirs {
+ public:
+  // Under the mutex. Ours is nobody else's, and what is in force already stays.
+  void publish(const struct sigaction& action) noexcept {
+    if (is_on_sigbus(action) || same(action, get())) return;
+    const unsigned next = published_.load(std::memory_order_relaxed) + 1;
+    actions_[next % kKept] = action;
+    published_.store(next, std::memory_order_release);
+  }
+  // Again where so many were published meanwhile that this one's place was written.
+  struct sigaction get() noexcept {
+    for (;;) {
+      const unsigned seen = published_.load(std::memory_order_acquire);
+      const struct sigaction action = actions_[seen % kKept];
+      if (published_.fetch_add(0, std::memory_order_acq_rel) - seen < kKept - 1) return action;
+    }
+  }
+
+ private:
+  static constexpr unsigned kKept = 8;
+
+  static bool same(const struct sigaction& a, const struct sigaction& b) noexcept {
+    return a.sa_handler == b.sa_handler && a.sa_flags == b.sa_flags &&
+           std::memcmp(&a.sa_mask, &b.sa_mask, sizeof a.sa_mask) == 0;
+  }
+
+  std::array<struct sigaction, kKept> actions_{};
+  std::atomic<unsigned> published_{0};
+};
+
+Theirs before;
 
 Met& met_by(pid_t thread) noexcept {
   return met[static_cast<size_t>(thread) % kRemembered];
@@ -183,8 +210,8 @@ bool has_handler(const struct sigaction& action) noexcept {
 }
 
 // With the signals blocked that would be if the kernel had called it.
-void call_theirs(int number, siginfo_t* info, void* context) noexcept {
-  const struct sigaction theirs = before;
+void call_theirs(const struct sigaction& theirs, int number, siginfo_t* info,
+                 void* context) noexcept {
   sigset_t blocked = static_cast<const ucontext_t*>(context)->uc_sigmask;
   for (int other = 1; other < NSIG; ++other) {
     if (sigismember(&theirs.sa_mask, other) == 1) sigaddset(&blocked, other);
@@ -205,9 +232,9 @@ void call_theirs(int number, siginfo_t* info, void* context) noexcept {
 // comes back from it gets its disposition: put back, it meets the access as it runs again. Where
 // that comes back here, it ends the process.
 void pass_on(int number, siginfo_t* info, void* context, unsigned times) noexcept {
-  if (info->si_code <= 0 && is_ignored(before)) return;
-  if (times == 0 && has_handler(before)) return call_theirs(number, info, context);
-  struct sigaction theirs = before;
+  struct sigaction theirs = before.get();
+  if (info->si_code <= 0 && is_ignored(theirs)) return;
+  if (times == 0 && has_handler(theirs)) return call_theirs(theirs, number, info, context);
   if (times > 1 || is_ignored(theirs)) theirs = {};
   ::sigaction(SIGBUS, &theirs, nullptr);
   // One that was sent does not come again by itself.
@@ -250,6 +277,18 @@ void on_sigbus(int number, siginfo_t* info, void* context) {
   errno = error;
 }
 
+bool is_on_sigbus(const struct sigaction& action) noexcept {
+  return (action.sa_flags & SA_SIGINFO) && action.sa_sigaction == on_sigbus;
+}
+
+struct sigaction disposition() noexcept {
+  struct sigaction now{};
+  ::sigaction(SIGBUS, nullptr, &now);
+  return now;
+}
+
+// Theirs is published before ours can run. Where somebody else took SIGBUS over in between, what
+// ours replaced is not what was published.
 void take_signal() noexcept {
   struct sigaction action{};
   action.sa_sigaction = on_sigbus;
@@ -258,14 +297,40 @@ void take_signal() noexcept {
   // SIGBUS is blocked. What tells of mistakes of ours is not held back.
   sigfillset(&action.sa_mask);
   for (const int mistake : {SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&action.sa_mask, mistake);
-  ::sigaction(SIGBUS, &action, &before);
+  before.publish(disposition());
+  struct sigaction replaced{};
+  ::sigaction(SIGBUS, &action, &replaced);
+  before.publish(replaced);
 }
 
-bool is_ours() noexcept {
-  struct sigaction now{};
-  ::sigaction(SIGBUS, nullptr, &now);
-  return (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus;
+// What was in the table is not served in a fork child, where its memory is a hole. A signal handler
+// of another thread that was about to use an entry is not there either.
+void forget_in_child(void*) noexcept {
+  for (Entry& entry : entries) {
+    entry.faults = nullptr;
+    entry.users = 0;
+    entry.start = 0;
+    entry.end = 0;
+  }
+  entries_used = 0;
+  for (Past& range : past) range.end = 0;
+  past_next = 0;
+  for (Met& last : met) {
+    last.address = 0;
+    last.thread = 0;
+    last.times = 0;
+    last.in_theirs = false;
+  }
+  owner = ::getpid();
+  mutex.unlock();
 }
+
+// Never destroyed: a fork may come as late as exit.
+[[maybe_unused]] const AtFork& at_fork =
+    *new AtFork(AtFork::Level::inline_table, nullptr,
+                {.prepare = [](void*) noexcept { mutex.lock(); },
+                 .in_parent = [](void*) noexcept { mutex.unlock(); },
+                 .in_child = forget_in_child});
 
 bool any() noexcept {
   return std::any_of(entries.begin(), entries.end(),
@@ -284,7 +349,7 @@ void add(ServedTarget& served) {
                                   " targets served inline: serve some of them by a handler");
   }
   owner = ::getpid();
-  if (!is_ours()) take_signal();
+  if (!is_on_sigbus(disposition())) take_signal();
   uint64_t end = 0;
   for (const Region& region : served.target.regions().all()) end = region.range.end();
   unused->start = served.target.regions().all().front().range.start;
@@ -309,7 +374,7 @@ void remove(ServedTarget& served) noexcept {
 
 bool regain_signal() noexcept {
   const std::lock_guard lock(mutex);
-  if (!any() || is_ours()) return false;
+  if (!any() || is_on_sigbus(disposition())) return false;
   take_signal();
   return true;
 }

@@ -44,26 +44,21 @@ class InlineFaults {
   void add_to(CountValues& sum) const noexcept;
 
  private:
-  // Counters have one writer at a time: whoever has the seat.
-  struct alignas(64) Seat {
-    std::atomic<bool> taken{false};
-    Counters counters;
-  };
-  class Seated;
-
   enum class State { opening, open, closed };
 
+  Outcome install(const Region& region, uint64_t page, Counters& counters) noexcept;
+  void count(const Counters& counted) noexcept;
   PageRun window(const Region& region, uint64_t page) noexcept;
   void tell_if_settled() noexcept;
 
   ServedTarget& served_;
   std::atomic<State> state_{State::opening};
-  std::array<Seat, 16> seats_;
+  std::array<Counters, 16> counters_;  // a thread adds to one of them, several may to the same
   std::atomic<bool> learning_{false};  // somebody uses the streams: the others do without
 };
 
 // The table of the targets of this process that are served inline, and the process's disposition of
-// SIGBUS. Any thread may call.
+// SIGBUS. Any thread may call. In a fork child the table is empty, and SIGBUS is ours still.
 namespace inline_targets {
 
 // Takes over SIGBUS with the first. Before its regions are registered. Throws SystemError where

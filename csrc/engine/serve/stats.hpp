@@ -1,7 +1,8 @@
 // What serving a target took: counters and a latency histogram.
 //
 // Each thread that serves a target has Counters of its own and is their only writer; any thread may
-// read them meanwhile. Adding neither locks nor allocates.
+// read them meanwhile. Threads that come and go count into Counters of their own, and add these to
+// others that they share. Adding neither locks nor allocates.
 #pragma once
 
 #include <array>
@@ -50,6 +51,14 @@ class Counters {
   void add(Count which, uint64_t value = 1) noexcept {
     auto& count = values_[static_cast<size_t>(which)];
     count.store(count.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
+  }
+
+  // To counters that any number of threads add to at once, and only in this way.
+  void add_shared(const Counters& counted) noexcept {
+    for (size_t i = 0; i < kCounts; ++i) {
+      const uint64_t value = counted.values_[i].load(std::memory_order_relaxed);
+      if (value > 0) values_[i].fetch_add(value, std::memory_order_relaxed);
+    }
   }
 
   uint64_t get(Count which) const noexcept {
