@@ -11,6 +11,8 @@
 #include "engine/linux/blank.hpp"
 #include "engine/linux/fork_hole.hpp"
 #include "engine/linux/task_state.hpp"
+#include "engine/serve/inline_faults.hpp"
+#include "engine/source/shared_image.hpp"
 #include "sigaction_hook.hpp"
 #include "support.hpp"
 
@@ -79,6 +81,39 @@ struct InlineByHand {
   ~InlineByHand() { inline_targets::remove(served); }
 
   ServedTarget served;
+};
+
+// A late source whose readers stay in it, and in the question for its deadline, until it is opened.
+class ParkingSource final : public Source {
+ public:
+  explicit ParkingSource(uint64_t pages) : memory_(pages) {}
+
+  uint64_t length() const noexcept override { return memory_.image.length(); }
+  bool late() const noexcept override { return true; }
+  std::optional<std::chrono::nanoseconds> deadline() const noexcept override {
+    asked_ = true;
+    until([&] { return open_.load(); });
+    return std::nullopt;
+  }
+  void read(uint64_t offset, std::span<std::byte> into) const override {
+    reading_ = true;
+    until([&] { return open_.load(); });
+    std::memcpy(into.data(), reinterpret_cast<const std::byte*>(memory_.image.address()) + offset,
+                into.size());
+  }
+
+  void open() const { open_ = true; }
+  bool reading() const { return reading_; }
+  bool asked_for_its_deadline() const { return asked_; }
+  bool equals(uint64_t offset, std::span<const std::byte> bytes) const {
+    return std::memcmp(bytes.data(),
+                       reinterpret_cast<const std::byte*>(memory_.image.address()) + offset,
+                       bytes.size()) == 0;
+  }
+
+ private:
+  Memory memory_;
+  mutable std::atomic<bool> open_{false}, reading_{false}, asked_{false};
 };
 
 volatile sig_atomic_t first_ran = 0, second_ran = 0;
@@ -422,6 +457,63 @@ TEST_SUITE("fork") {
       return first_ran == 11 && second_ran == 11 && more.right(0) ? 0 : 5;
     };
     CHECK(in_doomed_child(check) == 0);
+  }
+
+  TEST_CASE("an image goes on in a fork child, whatever its threads were doing") {
+    const auto source = std::make_shared<ParkingSource>(6);
+    auto image = std::make_unique<SharedImage>(source, MemoryKind::memfd);
+    // One thread fills the first page, and another waits for it with the image's lock in hand.
+    std::vector<std::byte> first(page()), second(page());
+    std::thread filler([&] { image->read(0, first); });
+    until([&] { return source->reading(); });
+    std::thread waiter([&] { image->read(0, second); });
+    until([&] { return source->asked_for_its_deadline(); });
+    const auto child = [&] {
+      source->open();
+      std::vector<std::byte> bytes(6 * page());
+      image->read(0, bytes);
+      if (!source->equals(0, bytes) || image->missing_pages() != 0) return 1;
+      using namespace std::chrono_literals;
+      if (image->wait_filled(0ms) != SharedImage::Filled::all) return 2;
+      image.reset();
+      return 0;
+    };
+    CHECK(in_doomed_child(child) == 0);
+    CHECK(image->missing_pages() == 6);
+    source->open();
+    filler.join();
+    waiter.join();
+    CHECK(source->equals(0, first));
+    CHECK(source->equals(0, second));
+    CHECK(image->missing_pages() == 5);
+  }
+
+  TEST_CASE("an image's background fill ends with a fork, and may begin again in the child") {
+    const Memory memory(6);
+    const auto source = std::make_shared<GatedSource>(memory.source());
+    auto image = std::make_unique<SharedImage>(source, MemoryKind::memfd);
+    image->start_filling();
+    until([&] { return source->asked() > 0; });
+    const auto child = [&] {
+      source->open();
+      using namespace std::chrono_literals;
+      if (image->wait_filled(0ms) != SharedImage::Filled::not_all) return 1;
+      if (image->fill(0, page()) != static_cast<int64_t>(page())) return 2;
+      if (image->missing_pages() != 5) return 3;
+#ifndef __SANITIZE_THREAD__  // which permits no threads in the child of a process with several
+      image->start_filling();
+      while (image->wait_filled(50ms) == SharedImage::Filled::not_yet) {
+      }
+      if (image->missing_pages() != 0) return 4;
+#endif
+      image.reset();
+      return 0;
+    };
+    CHECK(in_doomed_child(child) == 0);
+    source->open();
+    while (image->wait_filled(std::chrono::milliseconds(50)) == SharedImage::Filled::not_yet) {
+    }
+    CHECK(image->missing_pages() == 0);
   }
 }
 

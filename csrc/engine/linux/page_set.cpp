@@ -46,6 +46,17 @@ void PageSet::remove(uint64_t first, uint64_t count) noexcept {
   });
 }
 
+uint64_t PageSet::assign(const PageSet& other) noexcept {
+  uint64_t count = 0;
+  for (uint64_t i = 0; i < words_for(pages_); ++i) {
+    const uint64_t word = other.words_[i].load(std::memory_order_relaxed);
+    if (words_[i].load(std::memory_order_relaxed) != word)
+      words_[i].store(word, std::memory_order_relaxed);
+    count += static_cast<uint64_t>(std::popcount(word));
+  }
+  return count;
+}
+
 uint64_t PageSet::next(uint64_t from, uint64_t end, uint64_t inverted) const noexcept {
   while (from < end) {
     const uint64_t word = words_[from / 64].load(std::memory_order_acquire) ^ inverted;

@@ -26,6 +26,10 @@ class PageSet {
 
   void remove(uint64_t first, uint64_t count) noexcept;
 
+  // Has the pages of other, which has as many, and returns how many they are; while nobody adds to
+  // either. Writes only what differs.
+  uint64_t assign(const PageSet& other) noexcept;
+
   // The first page in [from, end) that is not in it, or that is; end where there is none.
   uint64_t next_outside(uint64_t from, uint64_t end) const noexcept {
     return next(from, end, ~uint64_t{0});

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 #include <vector>
 
@@ -80,6 +81,17 @@ SharedImage::~SharedImage() {
     stopping_ = true;
   }
   if (filler_.joinable()) filler_.join();
+}
+
+// A fork waits for nobody who fills a page or sleeps for one, so the child may find the lock taken,
+// waiters in the condition variable, and a thread that is not there: all are made anew, in place of
+// objects that must not be destroyed.
+void SharedImage::begin_again_in_child() noexcept {
+  new (&mutex_) std::mutex;
+  new (&changed_) std::condition_variable;
+  new (&filler_) std::thread;
+  filling_ = false;
+  missing_ = filled_.pages() - claimed_.assign(filled_);
 }
 
 void SharedImage::prepare(uint64_t offset, uint64_t length) const noexcept {

@@ -3,6 +3,10 @@
 //
 // A page is mapped into a target only when it is filled, whatever the page cache has there before.
 // Any thread may call any function. The memfd lives as long as somebody maps it.
+//
+// A fork child goes on by itself with the memfd that it shares: a page that a thread was filling is
+// free to claim again, and is filled with the same bytes; a background fill begins when it is asked
+// for.
 #pragma once
 
 #include <atomic>
@@ -10,6 +14,7 @@
 #include <mutex>
 #include <thread>
 
+#include "engine/linux/at_fork.hpp"
 #include "engine/linux/fd.hpp"
 #include "engine/linux/mapping.hpp"
 #include "engine/linux/page_set.hpp"
@@ -65,6 +70,7 @@ class SharedImage final : public Source {
   // False where it threw.
   bool try_read_late(uint64_t first, uint64_t end) const;
   void fill_all();
+  void begin_again_in_child() noexcept;
 
   SourcePtr source_;
   MemoryKind kind_;
@@ -80,6 +86,10 @@ class SharedImage final : public Source {
   std::thread filler_;
   bool filling_ = false;
   bool stopping_ = false;
+
+  AtFork at_fork_{AtFork::Level::image, this, {.in_child = [](void* self) noexcept {
+                    static_cast<SharedImage*>(self)->begin_again_in_child();
+                  }}};
 };
 
 }  // namespace uffd
