@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include "bindings/choice.hpp"
+#include "bindings/dropped.hpp"
 #include "bindings/userfaultfd_handle.hpp"
 #include "engine/serve/manager.hpp"
 
@@ -28,6 +29,7 @@ class OwnedByProcess {
       new std::shared_ptr<Held>(std::move(held));  // left to the child's exit
     } else if (held) {
       without_gil([&] { held.reset(); });
+      release_dropped();
     }
   }
 
@@ -103,6 +105,7 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
                                   const std::string& ending, const py::object& fault_around,
                                   bool verify, bool awake, bool inline_faults, bool collapse,
                                   const std::string& install) {
+  release_dropped();
   TargetOptions options;
   options.install = choose("install", install, kInstalls);
   options.collapse = collapse;
@@ -137,6 +140,7 @@ EndingReport close(const TargetHandle& handle, const std::string& missing) {
   without_gil([&] { manager->begin_close(*served, policy); });
   for (;;) {
     auto report = without_gil([&] { return manager->wait_closed(*served, policy, kSlice); });
+    release_dropped();
     if (report) return *report;
     check_signals();
   }

@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "bindings/common.hpp"
+#include "bindings/dropped.hpp"
 #include "engine/source/callable_source.hpp"
 #include "engine/source/file_source.hpp"
 #include "engine/source/memory_source.hpp"
@@ -9,36 +10,24 @@
 namespace uffd::bindings {
 namespace {
 
-// The last owner of what a source holds may be a thread of the engine, which must never wait for
-// the GIL: then the main thread releases it at its next opportunity.
-void release_with_gil(int (*release)(void*), void* held) {
-  if (!Py_IsInitialized()) return;
-  if (PyGILState_Check()) {
-    release(held);
-  } else {
-    Py_AddPendingCall(release, held);
-  }
-}
+struct HeldBuffer final : Droppable {
+  void release() override { PyBuffer_Release(&buffer); }
+  Py_buffer buffer{};
+};
 
-int release_buffer(void* pointer) {
-  const std::unique_ptr<Py_buffer> owned(static_cast<Py_buffer*>(pointer));
-  PyBuffer_Release(owned.get());
-  return 0;
-}
-
-int release_object(void* pointer) {
-  Py_DECREF(static_cast<PyObject*>(pointer));
-  return 0;
-}
+struct HeldObject final : Droppable {
+  explicit HeldObject(PyObject* held) : object(held) {}
+  void release() override { Py_DECREF(object); }
+  PyObject* const object;
+};
 
 std::shared_ptr<MemorySource> memory_source(const py::object& object) {
-  auto buffer = std::make_unique<Py_buffer>();
-  if (PyObject_GetBuffer(object.ptr(), buffer.get(), PyBUF_SIMPLE) != 0)
-    throw py::error_already_set();
-  const std::span bytes(static_cast<const std::byte*>(buffer->buf),
-                        static_cast<size_t>(buffer->len));
-  const std::shared_ptr<void> owner(
-      buffer.release(), [](void* pointer) { release_with_gil(release_buffer, pointer); });
+  release_dropped();
+  auto held = std::make_unique<HeldBuffer>();
+  Py_buffer& buffer = held->buffer;
+  if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  const std::span bytes(static_cast<const std::byte*>(buffer.buf), static_cast<size_t>(buffer.len));
+  const std::shared_ptr<void> owner(held.release(), [](HeldBuffer* last) { drop(last); });
   return std::make_shared<MemorySource>(bytes, owner);
 }
 
@@ -87,6 +76,7 @@ bool call_from_fetcher(PyObject* function, uint64_t offset, std::span<std::byte>
 
 std::shared_ptr<CallableSource> callable_source(const py::object& read, const py::object& length,
                                                 std::optional<double> deadline) {
+  release_dropped();
   if (!PyCallable_Check(read.ptr()))
     throw py::type_error("read is not callable: give a function of offset and length");
   if (deadline && !(*deadline > 0 && *deadline < 1e9)) {
@@ -95,18 +85,19 @@ std::shared_ptr<CallableSource> callable_source(const py::object& read, const py
   }
   std::optional<std::chrono::nanoseconds> wait;
   if (deadline) wait = std::chrono::nanoseconds(static_cast<int64_t>(*deadline * 1e9));
-  const std::shared_ptr<PyObject> function(
-      read.inc_ref().ptr(), [](PyObject* held) { release_with_gil(release_object, held); });
+  const uint64_t bytes = unsigned_argument(length, "length");
+  if (bytes == 0) throw std::invalid_argument("length is 0; a source has at least one byte");
+  auto held = std::make_unique<HeldObject>(read.ptr());
+  read.inc_ref();
+  const std::shared_ptr<HeldObject> function(held.release(), drop);
   const auto fetch = [function](uint64_t offset, std::span<std::byte> into) {
     if (PyGILState_GetThisThreadState() == nullptr) {
-      if (call_from_fetcher(function.get(), offset, into)) return;
+      if (call_from_fetcher(function->object, offset, into)) return;
       throw std::runtime_error("the source's function failed");
     }
     const py::gil_scoped_acquire gil;
-    call(function.get(), offset, into);
+    call(function->object, offset, into);
   };
-  const uint64_t bytes = unsigned_argument(length, "length");
-  if (bytes == 0) throw std::invalid_argument("length is 0; a source has at least one byte");
   return std::make_shared<CallableSource>(fetch, bytes, wait);
 }
 
