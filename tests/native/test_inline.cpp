@@ -1,5 +1,6 @@
 // Faults that are resolved in signal handlers: by many threads, beside fillers and endings.
 #include <csignal>
+#include <latch>
 
 #include "engine/linux/sigbus.hpp"
 #include "engine/serve/inline_faults.hpp"
@@ -46,6 +47,25 @@ TEST_SUITE("inline") {
       CHECK(count(*served, Count::pages) == 600);
       CHECK(memory.all_right());
     }
+  }
+
+  TEST_CASE("threads that add to the same counters lose nothing") {
+    constexpr uint64_t times = 5'000'000;  // enough for both to be interrupted in between
+    Counters shared;
+    std::latch start(2);
+    const auto add_often = [&] {
+      Counters counted;
+      counted.add(Count::faults, 2);
+      counted.add(Count::pages);
+      start.arrive_and_wait();
+      for (uint64_t i = 0; i < times; ++i) shared.add_shared(counted);
+    };
+    std::thread first(add_often), second(add_often);
+    first.join();
+    second.join();
+    CHECK(shared.get(Count::faults) == 4 * times);
+    CHECK(shared.get(Count::pages) == 2 * times);
+    CHECK(shared.get(Count::reads) == 0);
   }
 
   TEST_CASE("an ending waits for the signal handlers that use the target") {
