@@ -5,13 +5,14 @@ import math
 import operator
 import os
 from collections.abc import Sequence
+from mmap import PAGESIZE
 from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from pyuffd import _core
-from pyuffd._core import Mapping, Region, Source, Userfaultfd
+from pyuffd._core import Mapping, MemorySource, Region, Source, Userfaultfd
 from pyuffd._flags import Feature
 from pyuffd._manager import add_target, make_core
 from pyuffd._target import Target
@@ -117,16 +118,23 @@ def _offered_move() -> int:
 def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
     mapping = Mapping(length)
     managed = length - length % mapping.page_size
+    if managed == 0:
+        mapping.array[:length] = np.frombuffer(source.read(0, length), np.uint8)
+        return _LazyMemory(mapping, None, length)
+    # Nothing is written before the memory is registered: that may map a huge page of zeros.
+    regions = [Region(mapping.address, managed, source)]
     if managed < length:
-        # The last page holds bytes that its source does not have, so it is written now.
-        mapping.array[managed:length] = np.frombuffer(source.read(managed, length - managed), np.uint8)
-    target = None
-    if managed > 0:
-        uffd = Userfaultfd(Feature.SIGBUS if inline else _offered_move(), user_mode_only=None)
-        region = Region(mapping.address, managed, source)
-        core = add_target(_shared_manager(), uffd, [region], None, "auto", "auto", None, verify=False, inline=inline)
-        target = Target(core, owns_manager=False, owns_memory=True)
-    return _LazyMemory(mapping, target, length)
+        regions.append(Region(mapping.address + managed, mapping.page_size, _last_page(source, managed, length)))
+    uffd = Userfaultfd(Feature.SIGBUS if inline else _offered_move(), user_mode_only=None)
+    core = add_target(_shared_manager(), uffd, regions, None, "auto", "auto", None, verify=False, inline=inline)
+    return _LazyMemory(mapping, Target(core, owns_manager=False, owns_memory=True), length)
+
+
+def _last_page(source: Source, offset: int, end: int) -> MemorySource:
+    """Bytes that the source has, and behind them zeros."""
+    page = bytearray(PAGESIZE)
+    page[: end - offset] = source.read(offset, end - offset)
+    return MemorySource(page)
 
 
 def target_of(array: npt.NDArray[Any]) -> Target:

@@ -16,6 +16,8 @@ from pyuffd._target import Target
 Ending = Literal["auto", "early-close", "unregister", "keep-open"]
 Install = Literal["auto", "copy", "move"]
 Placement = Literal["auto", "adopt", "free"] | Sequence[int]
+Present = Literal["keep", "refuse"]
+Beyond = Literal["zero", "poison"]
 
 _PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
 
@@ -60,6 +62,9 @@ class Manager:
         inline: bool = False,
         collapse: bool = False,
         install: Install = "auto",
+        registered: bool = True,
+        present: Present = "keep",
+        beyond: Beyond | None = None,
         verify: bool = True,
     ) -> Target:
         """Serve a target from now on; see ``serve()``.
@@ -81,6 +86,9 @@ class Manager:
             inline=inline,
             collapse=collapse,
             install=install,
+            registered=registered,
+            present=present,
+            beyond=beyond,
         )
         target = Target(core, owns_manager=False)
         self._targets = [other for other in self._targets if not other.ended]
@@ -128,6 +136,9 @@ def serve(
     inline: bool = False,
     collapse: bool = False,
     install: Install = "auto",
+    registered: bool = True,
+    present: Present = "keep",
+    beyond: Beyond | None = None,
     verify: bool = True,
 ) -> Target:
     """Serve the faults of one target with a manager of its own, from now on.
@@ -136,7 +147,8 @@ def serve(
         uffd: The target's userfaultfd, which belongs to the target from here on. One that this process opened has its
             regions registered; those of one received by ``handoff`` are registered already. With event features
             (``Feature.EVENTS``) what the target does to its memory is followed: it may fork, move, drop and unmap it.
-        regions: What is managed; none may overlap another.
+        regions: What is managed; none may overlap another. A userfaultfd that was received may have none: then all
+            memory that its owner registers is beyond them.
         pid: The target's process; None is this one.
         ending: How to let go: ``"early-close"``, ``"unregister"``, ``"keep-open"``, or ``"auto"``, which is the early
             close where this kernel and this target make it safe, else unregister.
@@ -162,17 +174,32 @@ def serve(
             with ``Feature.MOVE``, and else by copying (``"auto"``); ``"copy"`` forces it, and ``"move"`` refuses memory
             that cannot be moved into. A huge page of which some page is there already is copied all the same.
             ``Stats.moves`` counts.
+        registered: Whether the owner of a received userfaultfd has registered the regions by now. With False the
+            owner registers them later: until ``Target.registered()`` is called nothing counts as installed or absent
+            because it is not registered, ``fill()`` is remembered, and the target's maps are not looked at.
+        present: What becomes of pages that are present although nobody of ours installed them, so that no touch of
+            them is told and their bytes are not the source's. ``"keep"`` leaves them, and counts them
+            (``Stats.found_present``); ``"refuse"`` looks at the target's pagemap when serving begins (ptrace
+            permission) and raises ValueError. A ``Mapping`` that is served whole is proved empty: pages of zeros that
+            the kernel has put there (transparent huge pages, mlockall) are dropped.
+        beyond: What registered memory outside all regions reads as, as far as events do not tell that it grew out of
+            one: ``"zero"``, or ``"poison"``: its touchers get SIGBUS (Linux 6.6). None poisons where the kernel can;
+            elsewhere its touchers sleep.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:
         The target; use it as a context manager, or close it.
 
     Raises:
-        ValueError: Regions that overlap, a source in managed memory, a page size that does not fit, a CPU that this
-            process may not use, a CallableSource for memory of this process, a pid of no process, one left out for a
-            userfaultfd of another process, or a userfaultfd that is closed or taken.
-        OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY).
-        UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region.
+        ValueError: Regions that overlap, pages that are present where ``present`` is ``"refuse"``, ``registered=False``
+            for a userfaultfd that this process opened, a source in managed memory, a page size that does not fit, a
+            CPU that this process may not use, a CallableSource for memory of this process, a pid of no process, one
+            left out for a userfaultfd of another process, or a userfaultfd that is closed or taken.
+        OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY); a thread cannot be
+            started (EAGAIN); the userfaultfd cannot be watched (ENOSPC). It is the caller's still, and nothing is
+            registered.
+        UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region, or ``beyond="poison"``; or
+            ``present="refuse"`` may not look at the target's pagemap.
     """
     manager = make_core(1, fillers, placement, cpus)
     core = add_target(
@@ -187,6 +214,9 @@ def serve(
         inline=inline,
         collapse=collapse,
         install=install,
+        registered=registered,
+        present=present,
+        beyond=beyond,
     )
     return Target(core, owns_manager=True)
 
@@ -235,6 +265,9 @@ def add_target(
     inline: bool = False,
     collapse: bool = False,
     install: Install = "auto",
+    registered: bool = True,
+    present: Present = "keep",
+    beyond: Beyond | None = None,
 ) -> _core.Target:
     """Serve a target with this manager; the arguments are those of ``serve()``."""
     if pid is not None and operator.index(pid) <= 0:
@@ -253,4 +286,7 @@ def add_target(
         inline=inline,
         collapse=collapse,
         install=install,
+        registered=registered,
+        present=present,
+        beyond=beyond,
     )

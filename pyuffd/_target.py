@@ -37,6 +37,7 @@ class EndingReport:
             or moved them, or they were never registered. What is read there, if anything, is not the source's.
         verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
             smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
+        found_present: Pages that were present although nobody of ours had installed them: they were kept as they were.
         poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
         collapsed_bytes: How much was put into transparent huge pages afterwards; None where that was not asked for.
         began: When letting go began, on the clock of ``time.monotonic()``; None under keep-open.
@@ -49,6 +50,7 @@ class EndingReport:
     missing_pages: int
     verified: bool | None
     absent_pages: int = 0
+    found_present: int = 0
     poisoned: tuple[tuple[int, int], ...] = ()
     began: float | None = None
     collapsed_bytes: int | None = None
@@ -71,7 +73,8 @@ class Stats:
         bytes: Bytes installed.
         minor_faults: Of the faults, those on pages that were in the page cache.
         write_faults: Of the faults, those that met a write-protection; it was taken away.
-        eexist: Pages found installed by another; their touchers were woken.
+        eexist: Pages that were found present when they were to be installed; their touchers were woken.
+        found_present: Pages that were present although nobody of ours had installed them; they keep their bytes.
         enoent: Pages found unmapped or no longer registered; their touchers were woken.
         eagain: Calls that had to be tried again.
         events: FORK, REMAP, REMOVE and UNMAP messages read.
@@ -108,6 +111,7 @@ class Stats:
     minor_faults: int
     write_faults: int
     eexist: int
+    found_present: int
     enoent: int
     eagain: int
     events: int
@@ -224,6 +228,18 @@ class Target:
         check_sigbus()
         if self._report is None:
             self._core.fill()
+
+    def registered(self) -> None:
+        """Tell that the target's owner has registered the regions by now, for ``registered=False``; once.
+
+        From now on a page that cannot be installed since it is not registered counts as absent. A fill that was asked
+        for meanwhile begins.
+
+        Raises:
+            ValueError: A region is not registered, as the target's smaps shows.
+            RuntimeError: It was registered when serving began, or this was called before.
+        """
+        self._core.registered()
 
     def wait(self, timeout: float | None = None, progress: bool = True) -> bool:
         """Wait until nothing is missing and the target has ended (keep-open: until nothing is missing).
@@ -391,6 +407,7 @@ def _to_report(core: _core.EndingReport) -> EndingReport:
         regions=core.regions,
         missing_pages=core.missing_pages,
         absent_pages=core.absent_pages,
+        found_present=core.found_present,
         verified=core.verified,
         poisoned=tuple(core.poisoned),
         began=core.began,

@@ -51,7 +51,7 @@ def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--outdir", dist, cwd=tree)
     with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
-    assert {"csrc/engine/serve/handler.cpp", "bench/run", "tests/run", "CMakeLists.txt", "LICENSE"} <= names
+    assert {"csrc/engine/serve/handler/handler.cpp", "bench/run", "tests/run", "CMakeLists.txt", "LICENSE"} <= names
     assert not [name for name in names if name.endswith(".so")]
 
     python = make_venv(tmp_path / "venv")

@@ -15,11 +15,11 @@
 #include <string>
 #include <vector>
 
-#include "engine/ending/lost_wake.hpp"
-#include "engine/ending/release_experiment.hpp"
-#include "engine/ending/release_probe.hpp"
 #include "engine/linux/child.hpp"
 #include "engine/linux/error.hpp"
+#include "engine/probe/lost_wake.hpp"
+#include "engine/probe/release_experiment.hpp"
+#include "engine/probe/release_probe.hpp"
 #include "workload/close_race.hpp"
 #include "workload/gup_close.hpp"
 

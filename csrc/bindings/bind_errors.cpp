@@ -2,7 +2,7 @@
 
 #include "bindings/common.hpp"
 #include "engine/linux/error.hpp"
-#include "engine/serve/manager.hpp"
+#include "engine/serve/manager/manager.hpp"
 
 namespace uffd::bindings {
 namespace {

@@ -1,7 +1,8 @@
 #include "bindings/common.hpp"
 #include "engine/linux/error.hpp"
 #include "engine/linux/syscall.hpp"
-#include "engine/serve/inline_faults.hpp"
+#include "engine/serve/inline/inline_faults.hpp"
+#include "engine/serve/inline/inline_targets.hpp"
 
 namespace uffd::bindings {
 namespace {

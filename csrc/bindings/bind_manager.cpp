@@ -3,7 +3,9 @@
 #include "bindings/choice.hpp"
 #include "bindings/dropped.hpp"
 #include "bindings/userfaultfd_handle.hpp"
-#include "engine/serve/manager.hpp"
+#include "engine/serve/adoption/adoption.hpp"
+#include "engine/serve/manager/manager.hpp"
+#include "engine/serve/served/statistics.hpp"
 
 namespace uffd::bindings {
 namespace {
@@ -50,6 +52,24 @@ class OwnedByProcess {
   pid_t owner_;
 };
 
+// Keeps an object during a call that releases the GIL: its handle may let go of it meanwhile, and
+// to end a manager takes long.
+template <typename Held>
+class Kept {
+ public:
+  explicit Kept(std::shared_ptr<Held> held) : held_(std::move(held)) {}
+  Kept(const Kept&) = delete;
+  Kept& operator=(const Kept&) = delete;
+  ~Kept() {
+    without_gil([&] { held_.reset(); });
+  }
+  Held* operator->() const { return held_.get(); }
+  const std::shared_ptr<Held>& get() const { return held_; }
+
+ private:
+  std::shared_ptr<Held> held_;
+};
+
 struct ManagerHandle {
   OwnedByProcess<Manager> manager;
 };
@@ -73,6 +93,10 @@ const Choices<Ending> kEndings{{"auto", Ending::automatic},
 
 const Choices<Install> kInstalls{
     {"auto", Install::automatic}, {"copy", Install::copy}, {"move", Install::move}};
+
+const Choices<Present> kPresent{{"keep", Present::keep}, {"refuse", Present::refuse}};
+
+const Choices<Beyond> kBeyond{{"zero", Beyond::zero}, {"poison", Beyond::poison}};
 
 const Choices<Missing> kMissing{{"raise", Missing::raise},
                                 {"fill", Missing::fill},
@@ -104,9 +128,14 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
                                   const std::vector<Region>& regions, pid_t pid,
                                   const std::string& ending, const py::object& fault_around,
                                   bool verify, bool awake, bool inline_faults, bool collapse,
-                                  const std::string& install) {
+                                  const std::string& install, bool registered,
+                                  const std::string& present,
+                                  const std::optional<std::string>& beyond) {
   release_dropped();
   TargetOptions options;
+  options.registered = registered;
+  options.present = choose("present", present, kPresent);
+  if (beyond) options.beyond = choose("beyond", *beyond, kBeyond);
   options.install = choose("install", install, kInstalls);
   options.collapse = collapse;
   options.inline_faults = inline_faults;
@@ -117,14 +146,14 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
     const uint64_t window = unsigned_argument(fault_around, "fault_around");
     options.fault_around = static_cast<uint32_t>(std::min<uint64_t>(window, UINT32_MAX));
   }
-  options.registered = uffd_handle.registered_by_sender();
+  options.received = uffd_handle.registered_by_sender();
   options.verify = verify;
-  const std::shared_ptr<Manager> manager = handle.manager.get();
+  const Kept<Manager> manager(handle.manager.get());
   Userfaultfd uffd = uffd_handle.take();
   try {
     auto served = without_gil([&] { return manager->add(uffd, regions, options); });
     return std::unique_ptr<TargetHandle>(
-        new TargetHandle{OwnedByProcess(manager), OwnedByProcess(std::move(served))});
+        new TargetHandle{OwnedByProcess(manager.get()), OwnedByProcess(std::move(served))});
   } catch (...) {
     uffd_handle.restore(std::move(uffd));
     throw;
@@ -133,9 +162,10 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
 
 EndingReport close(const TargetHandle& handle, const std::string& missing) {
   const Missing policy = choose("missing", missing, kMissing);
-  if (handle.served_no_more() && handle.served->report) return *handle.served->report;
-  // Another thread's close may release the manager meanwhile.
-  const std::shared_ptr<Manager> manager = handle.manager.get();
+  if (handle.served_no_more()) {
+    if (auto report = handle.served->life.report()) return *report;
+  }
+  const Kept<Manager> manager(handle.manager.get());
   const std::shared_ptr<ServedTarget> served = handle.served.get();
   without_gil([&] { manager->begin_close(*served, policy); });
   for (;;) {
@@ -148,7 +178,9 @@ EndingReport close(const TargetHandle& handle, const std::string& missing) {
 
 std::unique_ptr<UserfaultfdHandle> stop(const TargetHandle& handle) {
   Manager::check_stop(*handle.served);
-  Userfaultfd uffd = without_gil([&] { return handle.manager->stop(*handle.served); });
+  const Kept<Manager> manager(handle.manager.get());
+  const std::shared_ptr<ServedTarget> served = handle.served.get();
+  Userfaultfd uffd = without_gil([&] { return manager->stop(*served); });
   return std::make_unique<UserfaultfdHandle>(std::move(uffd), true);
 }
 
@@ -165,6 +197,7 @@ const Choices<Count> kCounts{{"faults", Count::faults},
                              {"minor_faults", Count::minor_faults},
                              {"write_faults", Count::write_faults},
                              {"eexist", Count::eexist},
+                             {"found_present", Count::found_present},
                              {"enoent", Count::enoent},
                              {"eagain", Count::eagain},
                              {"events", Count::events},
@@ -238,6 +271,7 @@ void bind_manager(py::module_& m) {
       .def_readonly("regions", &EndingReport::regions)
       .def_readonly("missing_pages", &EndingReport::missing_pages)
       .def_readonly("absent_pages", &EndingReport::absent_pages)
+      .def_readonly("found_present", &EndingReport::found_present)
       .def_readonly("verified", &EndingReport::verified)
       .def_readonly("collapsed_bytes", &EndingReport::collapsed_bytes)
       .def_property_readonly("poisoned",
@@ -247,30 +281,43 @@ void bind_manager(py::module_& m) {
       .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "placement"_a,
            "cpus"_a, "watcher"_a)
       .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
-           "verify"_a, "awake"_a, "inline"_a, "collapse"_a, "install"_a);
+           "verify"_a, "awake"_a, "inline"_a, "collapse"_a, "install"_a, "registered"_a,
+           "present"_a, "beyond"_a);
 
   py::class_<TargetHandle>(m, "Target")
       .def("fill",
            [](const TargetHandle& handle) {
              Manager::check_fill(*handle.served);
              if (handle.served_no_more()) return;
-             without_gil([&] { handle.manager->fill(*handle.served); });
+             const Kept<Manager> manager(handle.manager.get());
+             const std::shared_ptr<ServedTarget> served = handle.served.get();
+             without_gil([&] { manager->fill(*served); });
            })
       .def(
           "wait",
           [](const TargetHandle& handle, double seconds) {
             const milliseconds timeout(static_cast<int64_t>(seconds * 1e3));
-            const bool done = without_gil([&] { return Manager::wait(*handle.served, timeout); });
+            const std::shared_ptr<ServedTarget> served = handle.served.get();
+            const bool done = without_gil([&] { return Manager::wait(*served, timeout); });
             check_signals();
             return done;
           },
           "seconds"_a)
+      .def("registered",
+           [](const TargetHandle& handle) {
+             if (handle.served_no_more()) return;
+             const Kept<Manager> manager(handle.manager.get());
+             const std::shared_ptr<ServedTarget> served = handle.served.get();
+             without_gil([&] { manager->set_registered(*served); });
+           })
       .def("close", &close, "missing"_a)
       .def("stop", &stop)
       .def("discard",
            [](const TargetHandle& handle) {
              if (handle.served_no_more()) return;
-             without_gil([&] { handle.manager->discard(*handle.served); });
+             const Kept<Manager> manager(handle.manager.get());
+             const std::shared_ptr<ServedTarget> served = handle.served.get();
+             without_gil([&] { manager->discard(*served); });
            })
       .def("release_manager", [](TargetHandle& handle) { handle.manager.release(); })
       .def("stats", &stats)
@@ -279,7 +326,8 @@ void bind_manager(py::module_& m) {
       .def(
           "written",
           [](const TargetHandle& handle, bool reset) {
-            return pairs(without_gil([&] { return Manager::written(*handle.served, reset); }));
+            const std::shared_ptr<ServedTarget> served = handle.served.get();
+            return pairs(without_gil([&] { return Manager::written(*served, reset); }));
           },
           "reset"_a)
       .def_property_readonly(
@@ -289,10 +337,10 @@ void bind_manager(py::module_& m) {
           "missing_pages",
           [](const TargetHandle& handle) { return handle.served->target.residency().missing(); })
       .def_property_readonly(
-          "serving",
-          [](const TargetHandle& handle) { return handle.served->stage == Stage::serving; })
-      .def_property_readonly(
-          "ended", [](const TargetHandle& handle) { return handle.served->stage == Stage::ended; });
+          "serving", [](const TargetHandle& handle) { return handle.served->life.is_served(); })
+      .def_property_readonly("ended", [](const TargetHandle& handle) {
+        return handle.served->life.stage() == Stage::ended;
+      });
   m.def("latency_bounds", &latency_bounds);
   m.def(
       "watch_adoptions",

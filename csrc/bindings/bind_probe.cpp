@@ -1,7 +1,7 @@
 #include "bindings/common.hpp"
-#include "engine/ending/known_release.hpp"
 #include "engine/linux/mapping.hpp"
 #include "engine/linux/userfaultfd.hpp"
+#include "engine/probe/known_release.hpp"
 
 namespace uffd::bindings {
 namespace {

@@ -1,5 +1,5 @@
 #include "bindings/bind_workload.hpp"
-#include "engine/ending/lost_wake.hpp"
+#include "engine/probe/lost_wake.hpp"
 #include "workload/close_race.hpp"
 
 namespace uffd::workload {

@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/serve/latency_histogram.hpp"
+#include "engine/serve/served/latency_histogram.hpp"
 
 namespace uffd::workload {
 

@@ -9,7 +9,7 @@
 
 #include "engine/linux/error.hpp"
 #include "engine/linux/userfaultfd.hpp"
-#include "engine/serve/adoption_watcher.hpp"
+#include "engine/serve/adoption/adoption_watcher.hpp"
 
 int main(int argc, char** argv) {
   if (argc == 6 && std::string_view(argv[1]) == "watch") {

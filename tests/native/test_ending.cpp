@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "engine/ending/release_probe.hpp"
+#include "engine/probe/release_probe.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -195,7 +195,7 @@ TEST_SUITE("ending") {
     CHECK(close(manager, *served, Missing::zero).missing_pages == 28);
     Userfaultfd uffd = manager.stop(*served);
     CHECK(uffd.is_open());
-    CHECK(served->stage == Stage::stopped);
+    CHECK(served->life.stage() == Stage::stopped);
     CHECK_THROWS_AS(manager.stop(*served), std::logic_error);
     CHECK_THROWS_AS(manager.fill(*served), std::logic_error);
     CHECK_THROWS_AS(manager.begin_close(*served, Missing::fill), std::logic_error);
@@ -204,7 +204,7 @@ TEST_SUITE("ending") {
     until([&] { return sleepers(uffd) == 1; });
     CHECK(!toucher.done());
     Manager next({});
-    auto again = next.add(uffd, {memory.region()}, {.registered = true});
+    auto again = next.add(uffd, {memory.region()}, {.received = true});
     toucher.join();
     CHECK(close(next, *again, Missing::fill).verified == true);
     CHECK(memory.all_right());
@@ -218,7 +218,7 @@ TEST_SUITE("ending") {
     CHECK(report.missing_pages == 0);
     CHECK(!report.seconds);
     wait(*served);
-    CHECK(served->stage == Stage::serving);
+    CHECK(served->life.stage() == Stage::serving);
     REQUIRE(sys::madvise(memory.at(2), page(), MADV_DONTNEED) == 0);
     CHECK(memory.zero(2));
     CHECK(manager.stop(*served).is_open());
@@ -266,8 +266,8 @@ TEST_SUITE("ending") {
     Manager manager({});
     auto served = add(manager, {memory.region()}, {.ending = Ending::keep_open});
     manager.discard(*served);
-    CHECK(served->stage == Stage::ended);
-    CHECK(served->report->missing_pages == 20);
+    CHECK(served->life.stage() == Stage::ended);
+    CHECK(served->life.report()->missing_pages == 20);
     manager.discard(*served);
     CHECK(memory.zero(3));
   }
@@ -290,9 +290,9 @@ TEST_SUITE("ending") {
       served = add(manager, {memory.region()});
       open = add(manager, {kept.region()}, {.ending = Ending::keep_open});
     }
-    CHECK(served->stage == Stage::ended);
-    CHECK(served->report->missing_pages == 0);
-    CHECK(open->stage == Stage::ended);
+    CHECK(served->life.stage() == Stage::ended);
+    CHECK(served->life.report()->missing_pages == 0);
+    CHECK(open->life.stage() == Stage::ended);
     CHECK(memory.all_right());
     CHECK(kept.all_right());
   }
@@ -375,7 +375,7 @@ TEST_SUITE("ending") {
     auto served = manager.add(
         victim.uffd,
         {Region({victim.address, 50 * page()}, std::make_shared<ZeroSource>(), 0, page())},
-        {.pid = victim.pid, .registered = true});
+        {.pid = victim.pid, .received = true});
     const EndingReport report = close(manager, *served, Missing::fill);
     CHECK(report.missing_pages == 0);
     CHECK(report.verified == true);
@@ -387,7 +387,7 @@ TEST_SUITE("ending") {
     auto served = manager.add(
         victim.uffd,
         {Region({victim.address, 5 * page()}, std::make_shared<ZeroSource>(), 0, page())},
-        {.pid = victim.pid, .registered = true});
+        {.pid = victim.pid, .received = true});
     const EndingReport report = close(manager, *served, Missing::fill);
     CHECK(report.ending == Ending::unregister);
     CHECK(report.verified == true);
@@ -403,7 +403,7 @@ TEST_SUITE("ending") {
         auto served = manager.add(
             victim.uffd,
             {Region({victim.address, 50 * page()}, std::make_shared<ZeroSource>(), 0, page())},
-            {.pid = victim.pid, .registered = true});
+            {.pid = victim.pid, .received = true});
         victim.kill();
         const EndingReport report = close(manager, *served, missing);
         CHECK(report.ending != Ending::keep_open);
@@ -412,7 +412,7 @@ TEST_SUITE("ending") {
         if (missing != Missing::zero) {
           CHECK(report.reason == "the target's address space is gone");
         }
-        CHECK(served->stage == Stage::ended);
+        CHECK(served->life.stage() == Stage::ended);
       }
     }
   }
@@ -425,10 +425,10 @@ TEST_SUITE("ending") {
       served = manager.add(
           victim.uffd,
           {Region({victim.address, 50 * page()}, std::make_shared<ZeroSource>(), 0, page())},
-          {.pid = victim.pid, .registered = true});
+          {.pid = victim.pid, .received = true});
       victim.kill();
     }
-    CHECK(served->stage == Stage::ended);
+    CHECK(served->life.stage() == Stage::ended);
   }
 
   TEST_CASE("memory of this process is kept from its fork children until it is complete") {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <random>
 
+#include "engine/source/shared_image.hpp"
 #include "engine/target/move_log.hpp"
 #include "ioctl_hook.hpp"
 #include "support.hpp"
@@ -175,8 +176,8 @@ TEST_SUITE("events") {
     CHECK(first >= 0);
     for (uint64_t i = 0; i < 4; ++i) CHECK(equal(elsewhere.at(i), memory, i));
     wait(*served);
-    CHECK(served->report->absent_pages == 0);
-    CHECK(served->report->missing_pages == 0);
+    CHECK(served->life.report()->absent_pages == 0);
+    CHECK(served->life.report()->missing_pages == 0);
   }
 
   TEST_CASE("a part of a region moves, and both parts have their bytes") {
@@ -191,7 +192,7 @@ TEST_SUITE("events") {
     for (uint64_t i = 0; i < 3; ++i) CHECK(equal(elsewhere.at(1 + i), memory, 2 + i));
     for (const uint64_t i : {0, 1, 5, 6, 7}) CHECK(memory.right(i));
     wait(*served);
-    CHECK(served->report->verified == true);
+    CHECK(served->life.report()->verified == true);
   }
 
   TEST_CASE("memory that grew, and a place that was vacated, read as zeros") {
@@ -221,8 +222,8 @@ TEST_SUITE("events") {
     until([&] { return served->target.residency().missing() == 3; });  // applied after it was read
     unmap(memory.at(0), 4 * page());
     wait(*served);
-    CHECK(served->report->regions == 0);
-    CHECK(served->report->missing_pages == 0);
+    CHECK(served->life.report()->regions == 0);
+    CHECK(served->life.report()->missing_pages == 0);
     CHECK(count(*served, Count::unmaps) == 2);
   }
 
@@ -304,7 +305,7 @@ TEST_SUITE("events") {
       for (auto& thread : crew) thread.join();
       CHECK(wrong == 0);
       wait(*served);
-      CHECK(served->report->poisoned.empty());
+      CHECK(served->life.report()->poisoned.empty());
     }
   }
 
@@ -324,6 +325,30 @@ TEST_SUITE("events") {
     wait(*served);
     CHECK(memory.all_right());
     CHECK(dropped.zero(5));
+  }
+
+  TEST_CASE("an image's pages are mapped at another place of theirs, too") {
+    const Memory memory(4);
+    const auto image = std::make_shared<SharedImage>(memory.source(), MemoryKind::memfd);
+    void* const mapped =
+        ::mmap(nullptr, 4 * page(), PROT_READ | PROT_WRITE, MAP_SHARED, image->fd(), 0);
+    REQUIRE(mapped != MAP_FAILED);
+    const auto start = reinterpret_cast<uint64_t>(mapped);
+    Userfaultfd uffd = open_uffd(UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_MINOR_SHMEM);
+    Manager manager({});
+    auto served = manager.add(uffd,
+                              {Region({start, 4 * page()}, image, 0, page(),
+                                      UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR)},
+                              {.ending = Ending::keep_open, .fault_around = 1});
+    CHECK(equal(start, memory, 0));
+    const uint64_t moved = remap(start, 4 * page(), 4 * page(), MREMAP_MAYMOVE | kDontUnmap);
+    for (const uint64_t i : {0, 3}) {
+      CHECK(equal(start + i * page(), memory, i));
+      CHECK(equal(moved + i * page(), memory, i));
+    }
+    manager.discard(*served);
+    for (const uint64_t place : {start, moved})
+      ::munmap(reinterpret_cast<void*>(place), 4 * page());
   }
 }
 

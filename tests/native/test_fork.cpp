@@ -11,7 +11,8 @@
 #include "engine/linux/blank.hpp"
 #include "engine/linux/fork_hole.hpp"
 #include "engine/linux/task_state.hpp"
-#include "engine/serve/inline_faults.hpp"
+#include "engine/serve/inline/inline_faults.hpp"
+#include "engine/serve/inline/inline_targets.hpp"
 #include "engine/source/shared_image.hpp"
 #include "sigaction_hook.hpp"
 #include "support.hpp"
@@ -71,8 +72,8 @@ AtFork named(AtFork::Level level, const char* name) {
 // An inline target without a manager: it must not become complete, which it would tell its handler.
 struct InlineByHand {
   explicit InlineByHand(const Region& region)
-      : served(RegionTable({region}), 0, Ending::automatic, 1u, false, 0) {
-    served.inline_faults = std::make_unique<InlineFaults>(served);
+      : served(RegionTable({region}), 0, TargetSettings{.fault_around = 1u, .verify = false}) {
+    served.inline_faults = std::make_shared<InlineFaults>(served);
     inline_targets::add(served);
     served.target.take(open_uffd(UFFD_FEATURE_SIGBUS));
     register_regions(served.target.uffd(), served.target.regions());
@@ -345,7 +346,7 @@ TEST_SUITE("fork") {
       manager.fill(*served);
       wait(*served);
       // Complete; and the fork does not wait for an event to be read.
-      served->handler->settle();
+      served->mailbox->call([] {});
       const auto inherited = [&] {
         return in_doomed_child([&] { return is_accessible(memory.at(0)) ? 1 : 0; });
       };

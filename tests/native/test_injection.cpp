@@ -113,7 +113,7 @@ TEST_SUITE("injection") {
     CHECK(memory.right(0));
     Toucher toucher(memory.at(1));
     wait(*served);
-    CHECK(served->report->missing_pages == 3);
+    CHECK(served->life.report()->missing_pages == 3);
     toucher.join();
     CHECK(memory.zero(1));
   }
@@ -125,9 +125,10 @@ TEST_SUITE("injection") {
     Manager manager({});
     auto served = add(manager, {memory.region()}, {.fault_around = 1});
     CHECK(memory.right(0));
+    until([&] { return served->target.residency().resident(0); });  // marked after the wake
     manager.fill(*served);
     wait(*served);
-    CHECK(served->report->poisoned.size() == 1);
+    CHECK(served->life.report()->poisoned.size() == 1);
     CHECK(!readable(memory.at(1)));
     CHECK(memory.right(2));
     CHECK(memory.right(3));

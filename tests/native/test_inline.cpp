@@ -3,7 +3,8 @@
 #include <latch>
 
 #include "engine/linux/sigbus.hpp"
-#include "engine/serve/inline_faults.hpp"
+#include "engine/serve/inline/inline_faults.hpp"
+#include "engine/serve/inline/inline_targets.hpp"
 #include "support.hpp"
 #include "workload/toucher.hpp"
 
@@ -42,7 +43,7 @@ TEST_SUITE("inline") {
       if (round % 3 == 0) manager.fill(*served);
       toucher.join();
       wait(*served);
-      CHECK(served->report->ending == Ending::unregister);
+      CHECK(served->life.report()->ending == Ending::unregister);
       // None is lost though several threads count into the same counters.
       CHECK(count(*served, Count::pages) == 600);
       CHECK(memory.all_right());
@@ -51,21 +52,23 @@ TEST_SUITE("inline") {
 
   TEST_CASE("threads that add to the same counters lose nothing") {
     constexpr uint64_t times = 5'000'000;  // enough for both to be interrupted in between
-    Counters shared;
+    SharedCounters shared;
     std::latch start(2);
     const auto add_often = [&] {
       Counters counted;
       counted.add(Count::faults, 2);
       counted.add(Count::pages);
       start.arrive_and_wait();
-      for (uint64_t i = 0; i < times; ++i) shared.add_shared(counted);
+      for (uint64_t i = 0; i < times; ++i) shared.add(counted);
     };
     std::thread first(add_often), second(add_often);
     first.join();
     second.join();
-    CHECK(shared.get(Count::faults) == 4 * times);
-    CHECK(shared.get(Count::pages) == 2 * times);
-    CHECK(shared.get(Count::reads) == 0);
+    CountValues sum{};
+    shared.add_to(sum);
+    CHECK(sum[static_cast<size_t>(Count::faults)] == 4 * times);
+    CHECK(sum[static_cast<size_t>(Count::pages)] == 2 * times);
+    CHECK(sum[static_cast<size_t>(Count::reads)] == 0);
   }
 
   TEST_CASE("an ending waits for the signal handlers that use the target") {

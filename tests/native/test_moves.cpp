@@ -52,7 +52,7 @@ Moved fill(const std::function<std::optional<int>(int fd, uffdio_move& move)>& a
   manager.fill(*served);
   wait(*served);
   CHECK(memory.all_right());
-  CHECK(served->report->missing_pages == 0);
+  CHECK(served->life.report()->missing_pages == 0);
   return {asked, count(*served, Count::moves), count(*served, Count::copies)};
 }
 

@@ -1,6 +1,6 @@
 // Threads that are held on their handler's CPU, and get their masks back.
 #include "engine/linux/affinity.hpp"
-#include "engine/serve/adoption.hpp"
+#include "engine/serve/adoption/adoption.hpp"
 #include "support.hpp"
 #include "workload/toucher.hpp"
 

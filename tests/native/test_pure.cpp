@@ -1,10 +1,10 @@
-// What depends on no kernel: the version table, the histogram, the decoding of messages, the retry
-// queue.
-#include "engine/ending/known_release.hpp"
+// What depends on no kernel: the version table, the histogram, the decoding of messages, what a
+// handler keeps of its targets.
 #include "engine/linux/error.hpp"
 #include "engine/linux/message.hpp"
-#include "engine/serve/latency_histogram.hpp"
-#include "engine/serve/retry_queue.hpp"
+#include "engine/probe/known_release.hpp"
+#include "engine/serve/handler/turns.hpp"
+#include "engine/serve/served/latency_histogram.hpp"
 #include "support.hpp"
 
 namespace uffd::test {
@@ -110,49 +110,73 @@ TEST_SUITE("pure") {
     CHECK(std::get<UnknownEvent>(decode(raw)).event == 0x77);
   }
 
-  TEST_CASE("the retry queue holds what it is given until it is due") {
-    auto& one = *reinterpret_cast<ServedTarget*>(0x1000);  // never looked at
-    auto& two = *reinterpret_cast<ServedTarget*>(0x2000);
-    RetryQueue queue;
-    CHECK(queue.timeout_ms() == -1);
-    CHECK(!queue.pop_due(UINT64_MAX));
-
-    REQUIRE(queue.push_fault(one, 1, 0));
-    REQUIRE(queue.push_fault(two, 2, 0));
-    REQUIRE(queue.push_fault(one, 3, 0));
-    CHECK(queue.timeout_ms() >= 0);
-    CHECK(queue.timeout_ms() <= 1);
-    queue.forget(one);
-    const uint64_t now = sys::monotonic_ns();
-    CHECK(!queue.pop_due(now - RetryQueue::kPauseNs));
-    CHECK(queue.pop_due(now + RetryQueue::kPauseNs)->place == 2);
-    CHECK(queue.timeout_ms() == -1);
+  TEST_CASE("pending faults come back by address, each once, the oldest first") {
+    const auto key = [](uint64_t page_number) {
+      uffd_msg message{};
+      message.arg.pagefault.address = page_number * page();
+      return FaultKey(message);
+    };
+    PendingFaults pending;
+    CHECK(pending.empty());
+    CHECK(pending.take().count == 0);
+    for (const uint64_t number : {3, 1, 3}) REQUIRE(pending.add(key(number), 100 + number));
+    const auto taken = pending.take();
+    CHECK(taken.count == 2);
+    CHECK(taken.all()[0] == key(1));
+    CHECK(taken.all()[1] == key(3));
+    CHECK(taken.read_at == 101);
+    CHECK(pending.empty());
+    size_t added = 0;
+    while (pending.add(key(added), 1)) ++added;
+    CHECK(added == PendingFaults::kMost);
+    size_t came = 0;
+    while (!pending.empty()) came += pending.take().count;
+    CHECK(came == added);
   }
 
-  TEST_CASE("the retry queue gives the next that is due first, whatever its kind") {
-    auto* served = reinterpret_cast<ServedTarget*>(0x1000);
-    RetryQueue queue;
-    for (const uint64_t due : {7u, 3u, 9u, 1u, 5u})
-      queue.push({served, due == 5 ? RetryKind::deadline : RetryKind::read, due, 0, due});
-    for (const uint64_t due : {1u, 3u, 5u}) CHECK(queue.pop_due(6)->due == due);
-    CHECK(!queue.pop_due(6));
-    CHECK(!queue.hasten(*served));  // no fault among them
-    REQUIRE(queue.push_fault(*served, 42, 0));
-    CHECK(queue.hasten(*served));
-    CHECK(queue.pop_due(1)->place == 42);
-    CHECK(queue.pop_due(8)->due == 7);
+  TEST_CASE("targets have their turns in order, and those that are due join them") {
+    const auto make = [] {
+      return Charge(std::make_shared<ServedTarget>(RegionTable(), 0, TargetSettings{}));
+    };
+    Charge one = make(), two = make(), three = make();
+    Turns turns;
+    turns.reserve(3);
+    CHECK(turns.next_due() == UINT64_MAX);
+    turns.make_ready(two);
+    turns.make_ready(one);
+    turns.make_ready(two);
+    turns.set_due(three, 50);
+    turns.set_due(one, 70);
+    turns.set_due(three, 20);  // it has a turn before
+    CHECK(turns.next_due() == 50);
+    turns.make_due_ready(49);
+    CHECK(turns.ready() == 2);
+    turns.make_due_ready(60);
+    CHECK(turns.ready() == 3);
+    CHECK(&turns.next() == &two);
+    turns.make_ready_again(two);
+    CHECK(turns.ready() == 2);
+    turns.resume();
+    CHECK(turns.ready() == 3);
+    turns.forget(two);
+    turns.forget(one);
+    CHECK(&turns.next() == &three);
+    CHECK(turns.ready() == 0);
+    CHECK(turns.next_due() == UINT64_MAX);
   }
 
-  TEST_CASE("a full retry queue refuses") {
-    auto& served = *reinterpret_cast<ServedTarget*>(0x1000);
-    RetryQueue queue;
-    uint64_t pushed = 0;
-    while (queue.push_fault(served, pushed, 0)) ++pushed;
-    CHECK(pushed >= 64);  // a batch of the handler at least
-    uint64_t popped = 0;
-    while (queue.pop_due(UINT64_MAX)) ++popped;
-    CHECK(popped == pushed);
-    CHECK(queue.push_fault(served, 0, 0));
+  TEST_CASE("patience: at once for a while, then after pauses that grow to the longest") {
+    Patience patience;
+    unsigned at_once = 0;
+    while (patience.at_once()) ++at_once;
+    CHECK(at_once == Patience::kAtOnce);
+    CHECK(patience.pause() == Patience::kShortest);
+    CHECK(patience.pause() == 2 * Patience::kShortest);
+    for (int i = 0; i < 20; ++i) patience.pause();
+    CHECK(patience.pause() == Patience::kLongest);
+    CHECK(!patience.at_once());
+    patience.renew();
+    CHECK(patience.at_once());
   }
 
   TEST_CASE("errors carry their errno and their own text") {

@@ -90,8 +90,8 @@ TEST_SUITE("region") {
     CHECK(ranges[2].start == 50 * page());
   }
 
-  TEST_CASE("a table refuses overlaps and nothing") {
-    CHECK(has(refusal([] { RegionTable(std::vector<Region>()); }), "at least one region"));
+  TEST_CASE("a table refuses overlaps, and may be empty") {
+    CHECK(RegionTable(std::vector<Region>()).empty());
     CHECK(has(refusal([] { RegionTable({pages_at(10, 3), pages_at(12, 1)}); }), "overlap"));
     CHECK(has(refusal([] { RegionTable({pages_at(12, 1), pages_at(10, 3)}); }), "overlap"));
     CHECK(has(refusal([] { RegionTable({pages_at(10, 3), pages_at(10, 3)}); }), "overlap"));

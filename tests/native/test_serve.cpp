@@ -26,14 +26,21 @@ uint64_t touch_all(const std::vector<const Memory*>& memories, unsigned threads,
   return wrong;
 }
 
-std::shared_ptr<ServedTarget> hand_served(const Memory& memory, SourcePtr from, size_t fillers,
-                                          Ending ending = Ending::automatic) {
-  auto served = std::make_shared<ServedTarget>(RegionTable({memory.region(std::move(from))}), 0,
-                                               ending, 1, false, fillers);
-  served->target.take(open_uffd());
-  register_regions(served->target.uffd(), served->target.regions());
-  return served;
-}
+// A target without a handler, whose commands nobody takes but the test.
+struct HandServed {
+  explicit HandServed(const Memory& memory, SourcePtr from = nullptr)
+      : served(std::make_shared<ServedTarget>(RegionTable({memory.region(std::move(from))}), 0,
+                                              TargetSettings{.fault_around = 1, .verify = false})) {
+    served->mailbox = std::make_shared<Mailbox>();
+    served->target.take(open_uffd());
+    register_regions(served->target.uffd(), served->target.regions());
+  }
+  ~HandServed() { served->mailbox->close(); }
+  ServedTarget* operator->() const { return served.get(); }
+  ServedTarget& operator*() const { return *served; }
+
+  const std::shared_ptr<ServedTarget> served;
+};
 
 }  // namespace
 
@@ -52,8 +59,8 @@ TEST_SUITE("serve") {
       uint64_t timed = 0;
       for (const uint64_t bucket : stats.latency) timed += bucket;
       CHECK(timed <= count(*served, Count::faults));
-      CHECK(served->report->missing_pages == 0);
-      CHECK(served->report->verified == true);
+      CHECK(served->life.report()->missing_pages == 0);
+      CHECK(served->life.report()->verified == true);
     }
   }
 
@@ -105,7 +112,7 @@ TEST_SUITE("serve") {
     };
     for (uint64_t i = 20; i < 30; ++i) CHECK(moved(i));
     wait(*served);
-    CHECK(served->report->regions == 3);
+    CHECK(served->life.report()->regions == 3);
     CHECK(memory.zero(15));
   }
 
@@ -161,62 +168,51 @@ TEST_SUITE("serve") {
 
   TEST_CASE("a fill pool passes over a target that has nothing missing") {
     const Memory memory(3);
-    EndQueue ends;
     const std::optional<Cpu> places[2];
-    FetchPool fetchers(ends);
-    FillPool pool(places, ends, fetchers);
-    CHECK(pool.threads() == 2);
-    auto served = hand_served(memory, nullptr, 2);
+    FetchPool fetchers;
+    FillPool pool(places, fetchers);
+    const HandServed served(memory);
     served->target.residency().mark(0, 3);
-    pool.start(*served);
-    {
-      std::unique_lock lock(served->mutex);
-      served->changed.wait(lock, [&] { return served->tried_all; });
-    }
-    pool.remove(*served);
-    pool.remove(*served);  // not there any more
+    CHECK(pool.start(*served, FillJob::Kind::install));
+    until([&] { return served->life.tried_all(); });
+    CHECK(served->leases.revoke());
     served->target.uffd().close();
     CHECK(memory.zero(0));
   }
 
-  TEST_CASE("a fill pool tells the ender once, when the last page is settled") {
+  TEST_CASE("a fill pool tells the handler when the last page is settled") {
     const Memory memory(300);
-    EndQueue ends;
     const std::optional<Cpu> places[2];
-    FetchPool fetchers(ends);
-    FillPool pool(places, ends, fetchers);
-    auto served = hand_served(memory, nullptr, 2);
-    pool.start(*served);
-    const auto entries = ends.pop_all();
-    REQUIRE(entries.size() == 1);
-    CHECK(entries[0].request == EndRequest::settled);
+    FetchPool fetchers;
+    FillPool pool(places, fetchers);
+    const HandServed served(memory);
+    pool.start(*served, FillJob::Kind::install);
+    until([&] { return served->life.tried_all(); });
+    unsigned told = 0;
+    served->mailbox->take([&](ServedTarget& other, unsigned commands) {
+      CHECK(&other == served.served.get());
+      CHECK(commands == command::look);
+      ++told;
+    });
+    CHECK(told == 1);
     CHECK(served->target.residency().missing() == 0);
-    pool.remove(*served);
-    ends.shut();
-    CHECK(ends.pop_all().empty());
     CHECK(memory.all_right());
   }
 
-  // When remove() returns no filler touches the target any more.
-  TEST_CASE("a target is removed while it fills") {
+  // When the last lease is back no filler touches the target any more.
+  TEST_CASE("leases are revoked while a target fills") {
     const Memory memory(1000);
-    EndQueue ends;
     const std::optional<Cpu> places[2];
-    FetchPool fetchers(ends);
-    FillPool pool(places, ends, fetchers);
+    FetchPool fetchers;
+    FillPool pool(places, fetchers);
     auto gate = std::make_shared<GatedSource>(memory.source());
-    auto served = hand_served(memory, gate, 2);
-    pool.start(*served);
+    const HandServed served(memory, gate);
+    pool.start(*served, FillJob::Kind::install);
     until([&] { return gate->asked() == 2; });
-    std::atomic<bool> opened{false}, removed{false};
-    std::thread remover([&] {
-      pool.remove(*served);
-      removed = true;
-      CHECK(opened);
-    });
-    opened = true;
+    CHECK(!served->leases.revoke());
+    CHECK(!Lease(*served));
     gate->open();
-    remover.join();
+    until([&] { return served->leases.revoked_and_back(); });
     const uint64_t missing = served->target.residency().missing();
     CHECK(missing < 1000);  // what was under way was done
     served->target.uffd().close();
@@ -226,31 +222,51 @@ TEST_SUITE("serve") {
     CHECK(served->target.residency().missing() == missing);
   }
 
-  // A user's fill() may come when the ender has let go of the target already. No filler may then
-  // take it up: it may be destroyed at any moment.
-  TEST_CASE("a fill that comes after the removal is not begun") {
+  // A user's fill() may come when an ending was decided already.
+  TEST_CASE("a fill that comes after the leases were revoked installs nothing") {
     const Memory memory(8), busy(8);
-    EndQueue ends;
     const std::optional<Cpu> places[1];
-    FetchPool fetchers(ends);
-    FillPool pool(places, ends, fetchers);
+    FetchPool fetchers;
+    FillPool pool(places, fetchers);
     auto gate = std::make_shared<GatedSource>(busy.source());
-    auto first = hand_served(busy, gate, 1);
-    pool.start(*first);
+    const HandServed first(busy, gate);
+    pool.start(*first, FillJob::Kind::install);
     until([&] { return gate->asked() == 1; });  // the only filler is held here
     {
-      auto served = hand_served(memory, nullptr, 1);
-      pool.remove(*served);
-      pool.start(*served);
+      const HandServed served(memory);
+      CHECK(served->leases.revoke());
+      pool.start(*served, FillJob::Kind::install);
+      served->target.uffd().close();
     }
     gate->open();
-    {
-      std::unique_lock lock(first->mutex);
-      first->changed.wait(lock, [&] { return first->tried_all; });
-    }
-    pool.remove(*first);
+    until([&] { return first->life.tried_all(); });
     CHECK(busy.all_right());
     CHECK(memory.zero(0));
+  }
+
+  // Whoever waits for those that are out is not kept by those that come later.
+  TEST_CASE("leases: all that are out are awaited, and no others") {
+    Leases leases;
+    unsigned first = 0, second = 0;
+    REQUIRE(leases.take(first));
+    std::atomic<bool> waited{false};
+    std::thread waiter([&] {
+      leases.await_present();
+      waited = true;
+    });
+    until([&] {
+      unsigned turn = 0;
+      REQUIRE(leases.take(turn));
+      leases.give_back(turn);
+      return turn != first;  // it waits
+    });
+    REQUIRE(leases.take(second));
+    CHECK(!waited);
+    CHECK(!leases.give_back(first));
+    waiter.join();
+    CHECK(!leases.revoke());
+    CHECK(leases.give_back(second));
+    CHECK(!leases.take(first));
   }
 
   TEST_CASE("fills that race with endings") {
@@ -266,7 +282,7 @@ TEST_SUITE("serve") {
       start.arrive_and_wait();
       manager.discard(*served);
       filler.join();
-      CHECK(served->stage == Stage::ended);
+      CHECK(served->life.stage() == Stage::ended);
     }
   }
 
@@ -308,11 +324,25 @@ TEST_SUITE("serve") {
     uffd_msg message;
     REQUIRE(uffd.read(std::span(&message, 1)) == 1);
     Manager manager({});
-    auto served = manager.add(uffd, {memory.region()}, {.fault_around = 1, .registered = true});
+    auto served = manager.add(uffd, {memory.region()}, {.fault_around = 1, .received = true});
     CHECK(read.join() != 0);
     CHECK(queued.join() != 0);
     CHECK(memory.all_right());
     wait(*served);
+  }
+
+  // Not at the handler's next look, which comes once a second.
+  TEST_CASE("a sole target ends as soon as its last page is there") {
+    Manager manager({});
+    const uint64_t began = sys::monotonic_ns();
+    constexpr unsigned rounds = 10;
+    for (unsigned round = 0; round < rounds; ++round) {
+      const Memory memory(300);
+      auto served = add(manager, {memory.region()}, {.fault_around = 1, .verify = false});
+      CHECK(memory.all_right());
+      wait(*served);
+    }
+    CHECK(sys::monotonic_ns() - began < rounds * 500'000'000u);
   }
 
   TEST_CASE("a region may be shorter than its window") {

@@ -1,5 +1,5 @@
 #include "engine/linux/blank.hpp"
-#include "engine/serve/local_memory.hpp"
+#include "engine/serve/served/local_memory.hpp"
 #include "support.hpp"
 
 namespace uffd::test {

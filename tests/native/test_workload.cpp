@@ -111,7 +111,9 @@ TEST_SUITE("workload") {
     CHECK(bulk_copy(plan) > 0);
     CHECK_THROWS_AS(bulk_copy(plan), SystemError);  // EEXIST
     CHECK(memory.all_right());
-    CHECK(unregister_and_close(uffd.leave_open(), table.ranges()) > 0);
+    const int fd = uffd.fd();
+    uffd.leave_open();
+    CHECK(unregister_and_close(fd, table.ranges()) > 0);
     CHECK_THROWS_AS(close_fd(-1), SystemError);
   }
 

@@ -1,8 +1,10 @@
 #include "engine/ending/ending.hpp"
 
-#include "engine/ending/known_release.hpp"
+#include <utility>
+
 #include "engine/linux/holders.hpp"
 #include "engine/linux/smaps.hpp"
+#include "engine/probe/known_release.hpp"
 
 namespace uffd {
 
@@ -59,8 +61,9 @@ EndingReport let_go(Target& target, const Choice& choice) {
   report.regions = target.regions().size();
   const uint64_t began = sys::monotonic_ns();
   if (choice.ending == Ending::unregister) {
-    for (const Region& region : target.regions().all())
-      unregister_and_wake(target.uffd(), region.range);
+    for (const RegionTable* table : {&std::as_const(target).regions(), &target.aliases()}) {
+      for (const Region& region : table->all()) unregister_and_wake(target.uffd(), region.range);
+    }
   }
   if (choice.before_close) choice.before_close();
   target.uffd().close();

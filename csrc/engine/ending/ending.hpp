@@ -1,7 +1,7 @@
 // How a manager lets go of a target, and what it says about it.
 //
-// These take a target that no handler or filler uses any more; choose_ending and verify may be
-// called before and after.
+// Owns nothing. let_go() takes a target that no handler or filler uses any more; the other
+// functions may be called before and after that.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,7 @@ struct EndingReport {
   uint64_t missing_pages =
       0;  // never supplied: they read as zeros from now on, or sleep under keep_open
   uint64_t absent_pages = 0;     // not in registered memory when they were to be installed
+  uint64_t found_present = 0;    // present, and installed by nobody of ours: kept as they were
   std::optional<bool> verified;  // whether smaps shows no registered region any more
   std::optional<uint64_t> collapsed_bytes;  // into huge pages, afterwards; empty: not asked for
   std::vector<Range> poisoned;              // could not be supplied: touching them gives SIGBUS
@@ -43,11 +44,11 @@ struct Choice {
   std::function<void()> before_close = {};  // when nothing is registered any more under unregister
 };
 
-// Turns automatic into what is safe here; others stay as they were asked for. Looks at descriptors
-// in /proc.
+// Turns automatic into the ending that is safe here; any other ending stays as asked. Looks at
+// descriptors in /proc.
 Choice choose_ending(Ending asked, const Target& target);
 
-// Closes the userfaultfd in that way and returns the report without its verdict.
+// Closes the userfaultfd in that way; the report's verified is left empty.
 EndingReport let_go(Target& target, const Choice& choice);
 
 // Whether any region is registered, as smaps shows; true where it may not be read.

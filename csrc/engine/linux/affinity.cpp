@@ -40,7 +40,7 @@ ino_t pid_namespace(const std::string& process) noexcept {
   return ::stat(("/proc/" + process + "/ns/pid").c_str(), &found) == 0 ? found.st_ino : 0;
 }
 
-// The last number of the line NSpid: its id in the innermost namespace.
+// The last number of the line NSpid: the thread's id in the innermost namespace.
 pid_t own_id_of(pid_t process, pid_t thread) {
   std::ifstream status("/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) +
                        "/status");

@@ -20,21 +20,21 @@ int set_affinity(pid_t thread, const cpu_set_t& mask) noexcept;
 
 cpu_set_t only_cpu(int cpu) noexcept;
 
-// When it began, in clock ticks since boot, which with its id names it for good; 0 where it is
-// gone.
+// When the thread began, in clock ticks since boot: ids are reused, but an id and a start together
+// name one thread for good. 0 where the thread is gone.
 uint64_t start_ticks(pid_t thread) noexcept;
-// The present, on that clock.
+// The present time, on the same clock.
 uint64_t ticks_now() noexcept;
 
-// For how long it has run on a CPU, in nanoseconds; empty where it is gone, or the kernel does not
-// tell.
+// For how long the thread has run on a CPU, in nanoseconds; empty where the thread is gone, or the
+// kernel does not tell.
 std::optional<uint64_t> cpu_ns_of(pid_t thread) noexcept;
 
-// As ps shows it; empty where it is gone.
+// The thread's name as ps shows it; empty where the thread is gone.
 std::string name_of(pid_t thread);
 
 std::vector<pid_t> threads_of(pid_t process);
-// Its fork children that live, and theirs.
+// The living children of the process, their children, and so on.
 std::vector<pid_t> descendants_of(pid_t process);
 
 // The thread of a process that has this id in the process's own pid namespace; 0 where there is

@@ -8,7 +8,7 @@
 
 namespace uffd {
 
-// Its mutex is held from the first prepare to the end of a fork: the list does not change
+// The mutex is held from the first prepare to the end of a fork: the list does not change
 // meanwhile.
 struct AtForkList {
   std::mutex mutex;

@@ -16,19 +16,21 @@ class AtFork {
     inline_table,  //
     local_memory,  //
     image,         //
+    mappings,      //
     dropped,       // what the bindings have yet to release
     holes,         // last, so first in the child: before anybody maps memory there
   };
 
-  // The object that registered the hooks is given to each of them. A hook that is null is none.
-  // Those of the child run in its only thread and may allocate nothing that they cannot do without.
+  // The object that registered the hooks is given to each of them. A hook that is null is none. The
+  // hooks of the child run in its only thread; where memory is short they must do without what they
+  // allocate.
   struct Hooks {
     void (*prepare)(void* self) noexcept = nullptr;
     void (*in_parent)(void* self) noexcept = nullptr;
     void (*in_child)(void* self) noexcept = nullptr;
   };
 
-  // The last member of an object that is whole before it, so that no hook meets a half of one.
+  // The last member of an object that is whole before it, so that no hook meets half an object.
   // Making and destroying wait for a fork that is under way; the caller holds no lock that some
   // prepare takes. Throws SystemError where pthread_atfork has no memory.
   AtFork(Level level, void* self, Hooks hooks);

@@ -15,7 +15,7 @@ using Clock = std::chrono::steady_clock;
 
 [[noreturn]] void be_child(pid_t parent, int fd, const std::function<void(int)>& work) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent) ::_exit(1);  // it died before that took effect
+  if (::getppid() != parent) ::_exit(1);  // the parent died before prctl took effect
   if (const Fd score(sys::open("/proc/self/oom_score_adj", O_WRONLY)); score)
     (void)!::write(score.get(), "1000", 4);
   try {
@@ -73,7 +73,7 @@ ChildOutcome run_in_child(std::chrono::milliseconds limit, const std::function<v
   pid_t ended;
   while ((ended = ::waitpid(child, &status, 0)) < 0 && errno == EINTR) {
   }
-  // Where SIGCHLD is ignored the kernel keeps no status: what it wrote must do.
+  // Where SIGCHLD is ignored the kernel keeps no status: what the child wrote must do.
   if (ended < 0) status = 0;
   if (!in_time) {
     outcome.end = ChildOutcome::End::timed_out;

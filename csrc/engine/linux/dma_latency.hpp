@@ -1,5 +1,5 @@
-// Keeps idle CPUs from sleeping deeply: what a wake-up costs then is the kernel's, not the idle
-// loop's.
+// Keeps idle CPUs from sleeping deeply, so that a wake-up does not wait for a CPU to leave a deep
+// idle state.
 #pragma once
 
 #include "engine/linux/fd.hpp"

@@ -10,7 +10,7 @@ namespace {
 struct Registry {
   std::mutex mutex;
   std::set<int> open;
-  unsigned generation = 0;  // how often this process was forked off since; a fork child writes it
+  unsigned generation = 0;  // forks since the library was loaded; written in a fork child
 
   AtFork at_fork{AtFork::Level::descriptors,
                  this,
@@ -49,11 +49,8 @@ ForkClosedFd::ForkClosedFd(const std::function<int()>& open) {
   registry.open.insert(std::move(node));
 }
 
-ForkClosedFd::ForkClosedFd(int fd, const HeldForks&) try
-    : fd_(fd), generation_(registry.generation) {
+ForkClosedFd::ForkClosedFd(int fd, const HeldForks&) : fd_(fd), generation_(registry.generation) {
   registry.open.insert(fd);
-} catch (...) {
-  ::close(fd);
 }
 
 HeldForks ForkClosedFd::hold_forks() {
@@ -69,7 +66,7 @@ ForkClosedFd::operator bool() const noexcept {
 }
 
 void ForkClosedFd::close() noexcept {
-  // Without the lock where there is nothing: one that was moved from, while forks are held.
+  // An object that was moved from takes no lock: it may be destroyed while this thread holds forks.
   if (fd_ >= 0) close(hold_forks());
 }
 
@@ -89,10 +86,8 @@ void ForkClosedFd::close(const HeldForks&) noexcept {
   fd_ = -1;
 }
 
-int ForkClosedFd::release() noexcept {
-  const std::lock_guard lock(registry.mutex);
-  registry.open.erase(fd_);
-  return std::exchange(fd_, -1);
+void ForkClosedFd::leave_open() noexcept {
+  fd_ = -1;
 }
 
 }  // namespace uffd

@@ -1,9 +1,9 @@
 // A descriptor that a fork child of this process closes at once: an inherited userfaultfd would
 // keep it from being released, and its early close would do nothing.
 //
-// Opening and closing exclude fork (AtFork), so that a child never keeps one that its parent was
-// about to close. A thread that a fork may wait for, a handler above all, never waits for that
-// lock: such a thread calls try_hold_forks() and try_close(), and comes back later.
+// Opening and closing exclude fork by one lock (AtFork), so that a child never keeps a descriptor
+// that its parent was about to close. A thread that a fork may wait for, a handler above all, never
+// waits for that lock: such a thread calls try_hold_forks() and try_close(), and comes back later.
 #pragma once
 
 #include <functional>
@@ -22,7 +22,8 @@ class ForkClosedFd {
   // open returns a descriptor or -errno, which get() then returns. Throws std::bad_alloc before it
   // opens.
   explicit ForkClosedFd(const std::function<int()>& open);
-  // Takes one that was made while forks were held. Closes it where it throws std::bad_alloc.
+  // Takes a descriptor that was made while forks were held. Where it throws std::bad_alloc the
+  // descriptor stays open, and belongs to the caller.
   ForkClosedFd(int fd, const HeldForks& held_forks);
   ForkClosedFd(ForkClosedFd&& other) noexcept
       : fd_(std::exchange(other.fd_, -1)), generation_(other.generation_) {}
@@ -48,7 +49,8 @@ class ForkClosedFd {
   bool try_close() noexcept;  // false, and nothing is closed, where close() would wait
   void close(const HeldForks& held_forks) noexcept;
 
-  int release() noexcept;
+  // This process keeps the descriptor for good, and fork children close it still. Takes no lock.
+  void leave_open() noexcept;
 
  private:
   int fd_ = -1;

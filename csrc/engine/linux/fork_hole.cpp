@@ -54,14 +54,14 @@ bool plug_whole(const Range& range) noexcept {
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
   void* const place = reinterpret_cast<void*>(range.start);
   void* const mapped = ::mmap(place, range.length, PROT_NONE, flags, -1, 0);
-  // What else it may say is EAGAIN or ENOMEM: parts of the range would fail as well.
+  // Any other error is EAGAIN or ENOMEM, with which parts of the range would fail as well.
   if (mapped == MAP_FAILED) return errno != EEXIST;
   if (mapped == place) return true;
   ::munmap(mapped, range.length);
   return false;
 }
 
-// What other hooks of the child have mapped there already stays; around it the hole is plugged.
+// What other hooks of the child have mapped in the range already stays; the rest is plugged.
 void plug(const Range& range) noexcept {
   if (plug_whole(range) || range.length <= sys::kPageSize) return;
   const uint64_t half = range.length / 2 / sys::kPageSize * sys::kPageSize;
@@ -78,7 +78,7 @@ int advise(const Range& range, int advice) noexcept {
 struct ForkHoleList {
   std::mutex mutex;
   ForkHole* first = nullptr;
-  Ranges left;  // of holes that were left
+  Ranges left;  // the memory of holes that leave() took off the list
 
   AtFork at_fork{AtFork::Level::holes,
                  this,
@@ -92,8 +92,7 @@ struct ForkHoleList {
     mutex.lock();
     for (ForkHole* hole = first; hole; hole = hole->after_) hole->apply_changes();
   }
-  // Allocates nothing. The plugs are memory of the child as any other: its own children inherit
-  // them.
+  // Allocates nothing. The child's own children inherit the plugs.
   void plug_in_child() noexcept {
     for (const Range& range : left) plug(range);
     left.clear();
@@ -117,7 +116,8 @@ struct ForkHoleList {
     hole.listed_ = false;
   }
 
-  // Gives a range back to fork children, but for what a hole from this one on covers.
+  // Gives a range back to fork children, except what this hole, or one behind it in the list,
+  // covers.
   void give_back(Range range, const ForkHole* hole) const noexcept {
     for (; hole; hole = hole->after_) {
       for (const Range& other : hole->ranges_) {
@@ -179,7 +179,7 @@ void ForkHole::leave() noexcept {
     for (const Range& range : ranges_) add(left, range);
     list.left = std::move(left);
   } catch (const std::bad_alloc&) {
-    // Without a plug, but out of fork children.
+    // The memory stays out of fork children, but gets no plug.
   }
   list.remove(*this);
   ranges_.clear();
@@ -190,7 +190,7 @@ bool ForkHole::tell(const Change& change) noexcept {
     const std::lock_guard lock(changes_mutex_);
     changes_.push_back(change);
   } catch (const std::bad_alloc&) {
-    return false;  // lost: the memory stays out of fork children, where it lies by now
+    return false;  // lost: moved memory stays out of fork children, without a plug
   }
   const std::unique_lock lock(list.mutex, std::try_to_lock);
   if (lock) apply_changes();
@@ -217,7 +217,7 @@ void ForkHole::apply_changes() noexcept {
       }
     }
   } catch (const std::bad_alloc&) {
-    // As in tell().
+    // The change is lost, as in tell().
   }
 }
 

@@ -2,9 +2,9 @@
 // registration: it would read zeros where pages are missing, and a FORK event of this process would
 // have fork() wait for a handler.
 //
-// A child that just lacks the memory is not safe yet: its next mmap would come to lie there, and be
-// read and written through what points to managed memory. So the child plugs each hole at fork with
-// a mapping that nobody can access: to touch it is a segmentation fault, and nothing else.
+// A child that just lacks the memory is not safe yet: its next mmap could come to lie there, and
+// pointers to managed memory would read and write it. So the child plugs each hole at fork with a
+// mapping that nobody can access: to touch it is a segmentation fault, and nothing else.
 #pragma once
 
 #include <cstdint>
@@ -24,18 +24,18 @@ class ForkHole {
   ForkHole& operator=(const ForkHole&) = delete;
   ~ForkHole() { lift(); }
 
-  // Fork children get the memory again, but for what another hole covers too. Idempotent. Waits
-  // for a fork that is under way: no handler calls it. In a fork child there is nothing to lift.
+  // Fork children get the memory again, except what another hole covers too. Idempotent. Waits for
+  // a fork that is under way: no handler calls it. In a fork child there is nothing to lift.
   void lift() noexcept;
-  // For memory whose userfaultfd nobody closes any more: it stays out of fork children, and
-  // plugged, until a later hole covers it. Waits as lift().
+  // For memory whose userfaultfd nobody closes any more: the memory stays out of fork children,
+  // which plug it, until a later hole covers it. Waits as lift().
   void leave() noexcept;
 
-  // What a REMAP and an UNMAP event tell, in that order. The kernel takes a mapping's exclusion
+  // moved() notes a REMAP event, unmapped() an UNMAP event. The kernel takes a mapping's exclusion
   // from fork children along, and leaves it at the old place where that stays mapped: the hole is
-  // at both until unmapped() says otherwise. They wait for no fork. False where a fork is under
-  // way, or another hole changes: then what they tell is remembered, and applied by the next call
-  // or by the next fork.
+  // at both until unmapped() says otherwise. Neither waits for a fork. They return false where a
+  // fork is under way, or another thread changes a hole: then the change is kept, and the next call
+  // or the next fork applies it.
   bool moved(const Range& from, uint64_t to) noexcept { return tell({from, to}); }
   bool unmapped(const Range& range) noexcept { return tell({range, kNowhere}); }
 

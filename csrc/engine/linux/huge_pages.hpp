@@ -7,17 +7,18 @@
 
 namespace uffd {
 
-// Of one transparent huge page, in bytes; 0 where this kernel has none.
+// The size of a transparent huge page, in bytes; 0 where this kernel has none.
 uint64_t huge_page_size() noexcept;
 
-// Whether this process gets them where it asks by MADV_HUGEPAGE.
+// Whether this process gets huge pages where it asks by MADV_HUGEPAGE.
 bool huge_pages_admitted() noexcept;
 
 // Whether MADV_COLLAPSE (Linux 6.1) may be asked for: 0; -EINVAL where the kernel does not know it;
 // -EPERM without CAP_SYS_NICE for another process, named by its pidfd. pidfd -1 is this process.
 int may_collapse(int pidfd) noexcept;
 
-// Puts the huge pages that lie inside the range each into one; how many bytes of it are.
+// Has the kernel make one huge page of each stretch of the range that has the place and size of
+// one. Returns how many bytes of the range are in huge pages now.
 uint64_t collapse(int pidfd, const Range& range) noexcept;
 
 }  // namespace uffd

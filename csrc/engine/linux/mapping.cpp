@@ -2,9 +2,12 @@
 
 #include <cstdio>
 #include <fstream>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
+#include "engine/linux/at_fork.hpp"
 #include "engine/linux/fd.hpp"
 
 namespace uffd {
@@ -19,7 +22,45 @@ std::string refusal(MemoryKind kind, uint64_t length, uint64_t page_size) {
   return text;
 }
 
+// The mappings that live, by address.
+struct Registry {
+  std::mutex mutex;
+  std::map<uint64_t, uint64_t> lengths;
+  // A fork child owns none of its parent's mappings.
+  const AtFork at_fork{AtFork::Level::mappings,
+                       this,
+                       {.prepare = [](void* self) noexcept { of(self).mutex.lock(); },
+                        .in_parent = [](void* self) noexcept { of(self).mutex.unlock(); },
+                        .in_child =
+                            [](void* self) noexcept {
+                              of(self).lengths.clear();
+                              of(self).mutex.unlock();
+                            }}};
+
+  static Registry& of(void* self) noexcept { return *static_cast<Registry*>(self); }
+};
+
+// Never destroyed: a mapping may end as late as exit.
+Registry& registry = *new Registry;
+
+void note(uint64_t address, uint64_t length) {
+  const std::lock_guard lock(registry.mutex);
+  registry.lengths[address] = length;
+}
+
+void forget(uint64_t address) noexcept {
+  const std::lock_guard lock(registry.mutex);
+  registry.lengths.erase(address);
+}
+
 }  // namespace
+
+std::vector<Range> all_mappings() {
+  const std::lock_guard lock(registry.mutex);
+  std::vector<Range> all;
+  for (const auto& [address, length] : registry.lengths) all.push_back({address, length});
+  return all;
+}
 
 uint64_t hugetlb_page_size() {
   std::ifstream file("/proc/meminfo");
@@ -56,6 +97,7 @@ Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared)
   void* address = ::mmap(nullptr, length_, PROT_READ | PROT_WRITE, flags, file.get(), 0);
   if (address == MAP_FAILED) throw SystemError(errno, refusal(kind, length_, page_size_));
   address_ = reinterpret_cast<uint64_t>(address);
+  note(address_, length_);
 }
 
 Mapping::Mapping(int memfd, uint64_t offset, uint64_t length, MemoryKind kind, bool shared)
@@ -68,7 +110,10 @@ Mapping::Mapping(int memfd, uint64_t offset, uint64_t length, MemoryKind kind, b
 }
 
 void Mapping::unmap() noexcept {
-  if (address_ != 0 && owner_ == ::getpid()) ::munmap(reinterpret_cast<void*>(address_), length_);
+  if (address_ != 0 && owner_ == ::getpid()) {
+    forget(address_);
+    ::munmap(reinterpret_cast<void*>(address_), length_);
+  }
   address_ = 0;
 }
 

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
+
+#include "engine/linux/range.hpp"
 
 namespace uffd {
 
@@ -39,7 +42,8 @@ class Mapping {
   uint64_t length() const noexcept { return length_; }
   uint64_t page_size() const noexcept { return page_size_; }
 
-  // Idempotent. Never under a thread that serves this memory's events.
+  // Idempotent. Never called by a thread that serves this memory's events: it would wait for
+  // itself.
   void unmap() noexcept;
 
  private:
@@ -49,10 +53,13 @@ class Mapping {
   pid_t owner_ = 0;
 };
 
+// The mappings that live in this process, without those of a given memfd. Any thread.
+std::vector<Range> all_mappings();
+
 // Throws UnsupportedError where this kernel has no such memory.
 uint64_t page_size_of(MemoryKind kind);
 
-// Of the default hugetlb pool, in bytes; 0 where the kernel has none.
+// The page size of the default hugetlb pool, in bytes; 0 where the kernel has none.
 uint64_t hugetlb_page_size();
 
 }  // namespace uffd

@@ -1,7 +1,7 @@
 // A set of pages of a target: one bit for each.
 //
-// Any thread adds and asks, without a lock. Who finds a page in it sees what was done before it was
-// added.
+// Any thread adds and asks, without a lock. A thread that finds a page in the set sees what was
+// done before the page was added.
 #pragma once
 
 #include <atomic>
@@ -21,16 +21,16 @@ class PageSet {
     return (words_[page / 64].load(std::memory_order_acquire) >> (page % 64)) & 1;
   }
 
-  // Returns how many were not in it.
+  // Returns how many of the pages were not in the set.
   uint64_t add(uint64_t first, uint64_t count) noexcept;
 
   void remove(uint64_t first, uint64_t count) noexcept;
 
-  // Has the pages of other, which has as many, and returns how many they are; while nobody adds to
-  // either. Writes only what differs.
+  // Makes this set equal to other, which has the same number of bits, and returns how many pages
+  // are in it; while nobody adds to either. Writes only words that differ.
   uint64_t assign(const PageSet& other) noexcept;
 
-  // The first page in [from, end) that is not in it, or that is; end where there is none.
+  // The first page in [from, end) that is not in the set, or that is; end where there is none.
   uint64_t next_outside(uint64_t from, uint64_t end) const noexcept {
     return next(from, end, ~uint64_t{0});
   }
@@ -39,7 +39,7 @@ class PageSet {
  private:
   template <typename Change>
   void change(uint64_t first, uint64_t count, Change change_word) noexcept;
-  // The first page whose bit differs from those of inverted: word ^ inverted has it set.
+  // The first page whose bit is set in word ^ inverted.
   uint64_t next(uint64_t from, uint64_t end, uint64_t inverted) const noexcept;
 
   uint64_t pages_;

@@ -1,4 +1,4 @@
-// A descriptor of a process, readable once that has exited. exec leaves it silent.
+// A descriptor of a process, readable once the process has exited. It does not tell of an exec.
 #pragma once
 
 #include "engine/linux/fd.hpp"

@@ -7,8 +7,8 @@
 
 namespace uffd {
 
-// While one lives, accesses under survives() are caught; other SIGBUS end the process as ever. One
-// at a time.
+// While one lives, accesses under survives() are caught; any other SIGBUS ends the process as ever.
+// One catcher at a time.
 class SigbusCatcher {
  public:
   SigbusCatcher();
@@ -23,8 +23,8 @@ class SigbusCatcher {
 // Where this thread continues after a SIGBUS; null outside survives().
 sigjmp_buf*& sigbus_landing() noexcept;
 
-// Runs an access, which must own nothing: a SIGBUS leaves it without destructors. False where it
-// got one. Any thread.
+// Runs an access, which must own nothing: a SIGBUS leaves the access without running destructors.
+// False where the access got one. Any thread.
 template <typename Access>
 bool survives(Access&& access) noexcept {
   sigjmp_buf landing;

@@ -42,23 +42,32 @@ class Cpu {
   int number_;
 };
 
-// name: at most 15 characters, as ps and perf show it. The caller joins.
+// name: at most 15 characters, as ps and perf show it. The caller joins. Throws SystemError where
+// the thread cannot be started.
 template <typename Function>
 std::thread start_thread(const std::string& name, std::optional<Cpu> cpu, Function&& function) {
   sigset_t all, before;
   sigfillset(&all);
-  // Those of the thread itself: blocked, they end the process whatever its handlers say.
+  // The signals of a thread's own mistakes: where they are blocked, the kernel ends the process and
+  // calls no signal handler.
   for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, own);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const struct Restore {
     const sigset_t& mask;
     ~Restore() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
   } restore{before};
-  return std::thread([name, cpu, run = std::forward<Function>(function)]() mutable {
-    pthread_setname_np(pthread_self(), name.c_str());
-    if (cpu) cpu->hold_this_thread();
-    run();
-  });
+  try {
+    return std::thread([name, cpu, run = std::forward<Function>(function)]() mutable {
+      pthread_setname_np(pthread_self(), name.c_str());
+      if (cpu) cpu->hold_this_thread();
+      run();
+    });
+  } catch (const std::system_error& error) {
+    throw SystemError(error.code().value(),
+                      "thread " + name +
+                          " cannot be started: raise RLIMIT_NPROC (ulimit -u), or "
+                          "the pids.max of its cgroup");
+  }
 }
 
 }  // namespace uffd

@@ -1,8 +1,8 @@
 // Interrupts the blocking system calls of one thread, from any other or on a timer.
 //
-// A real-time signal with a handler that does nothing, of which one in the process is taken at the
-// first use. The signal may come before the system call begins: whoever interrupts first changes
-// what that call looks at (O_NONBLOCK, say), so that it does not block then.
+// Sends a real-time signal whose handler does nothing; the first use takes one such signal for the
+// whole process. The signal may come before the system call begins: so the caller of interrupt()
+// first changes what that call looks at (O_NONBLOCK, say), and the call does not block then.
 #pragma once
 
 #include <sys/types.h>
@@ -13,8 +13,8 @@ namespace uffd {
 
 class ThreadInterrupt {
  public:
-  // Of the calling thread, which alone owns and destroys it. Without a free signal or a timer it
-  // does nothing, and available() is false.
+  // Interrupts the calling thread, which alone owns and destroys the object. Without a free signal
+  // or a timer the object does nothing, and available() is false.
   ThreadInterrupt();
   ThreadInterrupt(const ThreadInterrupt&) = delete;
   ThreadInterrupt& operator=(const ThreadInterrupt&) = delete;
@@ -23,7 +23,7 @@ class ThreadInterrupt {
   bool available() const noexcept { return available_; }
   // Any thread, while the object lives.
   void interrupt() const noexcept;
-  // Interrupts again and again; zero: no more. By the owner.
+  // Interrupts once in every period, until it is called with zero. By the owner.
   void every(std::chrono::milliseconds period) noexcept;
 
  private:

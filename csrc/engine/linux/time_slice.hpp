@@ -1,4 +1,4 @@
-// For how long the calling thread asks to run before the scheduler looks at others.
+// For how long the calling thread asks to run before the scheduler looks at other threads.
 #pragma once
 
 #include <sched.h>

@@ -1,5 +1,7 @@
 #include "engine/linux/userfaultfd.hpp"
 
+#include <sys/uio.h>
+
 #include <array>
 #include <atomic>
 #include <stdexcept>
@@ -140,6 +142,7 @@ Userfaultfd Userfaultfd::adopt(Fd fd) {
   const int flags = or_throw(::fcntl(fd.get(), F_GETFL), "fcntl(F_GETFL)");
   or_throw(::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK), "fcntl(F_SETFL)");
   Userfaultfd adopted(ForkClosedFd([&] { return fd.release(); }), false);
+  adopted.received_ = true;
   adopted.features_ = info->features & ~kFeatureInitialized;
   return adopted;
 }
@@ -150,9 +153,39 @@ Userfaultfd Userfaultfd::of_fork(int fd, const Userfaultfd& parent, const HeldFo
   return child;
 }
 
-ssize_t Userfaultfd::read(std::span<uffd_msg> messages) const noexcept {
-  const ssize_t bytes = sys::read(fd(), messages.data(), messages.size_bytes());
+namespace {
+
+ssize_t messages_in(ssize_t bytes) noexcept {
   return bytes < 0 ? bytes : bytes / static_cast<ssize_t>(sizeof(uffd_msg));
+}
+
+// Before Linux 6.10 a userfaultfd has no RWF_NOWAIT.
+std::atomic<bool> lacks_nowait{false};
+
+}  // namespace
+
+ssize_t Userfaultfd::read(std::span<uffd_msg> messages) const noexcept {
+  if (received_ && may_look()) {
+    const ssize_t count = look(messages);
+    if (may_look()) return count;
+  }
+  return messages_in(sys::read(fd(), messages.data(), messages.size_bytes()));
+}
+
+ssize_t Userfaultfd::look(std::span<uffd_msg> messages) const noexcept {
+  const iovec place{messages.data(), messages.size_bytes()};
+  const ssize_t bytes = sys::or_errno(::preadv2(fd(), &place, 1, -1, RWF_NOWAIT));
+  if (bytes != -EOPNOTSUPP) return messages_in(bytes);
+  lacks_nowait = true;
+  return -EAGAIN;
+}
+
+bool Userfaultfd::may_look() noexcept {
+  return !lacks_nowait.load(std::memory_order_relaxed);
+}
+
+ssize_t Userfaultfd::read_waiting(std::span<uffd_msg> messages) const noexcept {
+  return messages_in(sys::read(fd(), messages.data(), messages.size_bytes()));
 }
 
 int Userfaultfd::register_range(uint64_t start, uint64_t length, uint64_t mode,

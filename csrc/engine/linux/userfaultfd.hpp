@@ -38,26 +38,33 @@ class Userfaultfd {
   static Userfaultfd open(Access access, uint64_t features);
 
   // Takes a descriptor from elsewhere, whose UFFDIO_API is done, and makes it non-blocking. Throws
-  // std::invalid_argument where it is not that.
+  // std::invalid_argument where the descriptor is no such userfaultfd.
   static Userfaultfd adopt(Fd fd);
 
-  // The child's, of a FORK event that was read from parent while forks were held.
-  // Throws std::bad_alloc and has closed it then.
+  // The userfaultfd of a fork child, from a FORK event that was read from parent while forks were
+  // held. Where it throws std::bad_alloc the descriptor stays open.
   static Userfaultfd of_fork(int fd, const Userfaultfd& parent, const HeldForks& held_forks);
 
   int fd() const noexcept { return fd_.get(); }
   // False when closed, and in a fork child, which never keeps one.
   bool is_open() const noexcept { return static_cast<bool>(fd_); }
   uint64_t features() const noexcept { return features_; }
-  // False too for an adopted one whose opener asked for it: the kernel does not tell.
+  // False, too, for a userfaultfd from elsewhere that was opened so: the kernel does not tell.
   bool user_mode_only() const noexcept { return user_mode_only_; }
   void close() noexcept { fd_.close(); }
   // Gives the descriptor up without closing it, for a target that must not be released: its
   // touchers sleep on.
-  int leave_open() noexcept { return fd_.release(); }
+  void leave_open() noexcept { fd_.leave_open(); }
 
-  // Up to messages.size() of them; returns their number, or -EAGAIN when there is none.
+  // Reads up to messages.size() messages; returns their number, or -EAGAIN when there is none. A
+  // received userfaultfd's owner may have taken its O_NONBLOCK away: from Linux 6.10 on the read
+  // does not wait all the same.
   ssize_t read(std::span<uffd_msg> messages) const noexcept;
+  // The same, and never waits; always -EAGAIN on kernels before 6.10, where may_look() is false.
+  ssize_t look(std::span<uffd_msg> messages) const noexcept;
+  static bool may_look() noexcept;
+  // The same, but waits where O_NONBLOCK is off.
+  ssize_t read_waiting(std::span<uffd_msg> messages) const noexcept;
 
   // On success *ioctls has the bits 1 << _UFFDIO_x of the calls that the range admits.
   int register_range(uint64_t start, uint64_t length, uint64_t mode,
@@ -80,6 +87,7 @@ class Userfaultfd {
   ForkClosedFd fd_;
   uint64_t features_ = 0;
   bool user_mode_only_ = false;
+  bool received_ = false;
 };
 
 // How one way of opening went: 0, or the errno with which it was refused.
@@ -92,8 +100,8 @@ struct OpenAttempts {
 // Tries every way, on throw-away descriptors.
 OpenAttempts try_opening() noexcept;
 
-// The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. Asked
-// until there is an answer, by two threads at worst.
+// The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. The
+// kernel is asked until it has answered once.
 uint64_t offered_features() noexcept;
 
 // "EVENT_FORK, POISON" of a set of feature bits.

@@ -14,7 +14,7 @@ namespace uffd {
 
 namespace {
 
-// Suits every device whose blocks are no longer.
+// Suits every device whose blocks are not longer than this.
 constexpr uint64_t kBlock = 4096;
 // How far ahead of a fill the device shall be reading.
 constexpr uint64_t kAhead = 8 * 1024 * 1024;
@@ -23,7 +23,7 @@ int open_file(const std::string& path, bool direct) {
   // Without O_NONBLOCK the open of a fifo waits for a writer.
   const int fd = sys::open(path.c_str(), O_RDONLY | O_NONBLOCK);
   if (fd < 0) throw SystemError(-fd, "cannot open the source file '" + path + "'");
-  if (direct) ::fcntl(fd, F_SETFL, O_DIRECT);  // try_direct() sees whether that did it
+  if (direct) ::fcntl(fd, F_SETFL, O_DIRECT);  // try_direct() sees whether it took effect
   return fd;
 }
 

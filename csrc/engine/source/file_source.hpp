@@ -1,5 +1,5 @@
 // The bytes of a regular file: mapped, so that COPY reads them from the page cache and one memcpy
-// is all; or read past the page cache (O_DIRECT), which is not filled beside the memory then.
+// is all; or read past the page cache (O_DIRECT), which then holds no second copy of the bytes.
 #pragma once
 
 #include <atomic>
@@ -10,9 +10,9 @@
 
 namespace uffd {
 
-// The length is that at construction. Where the file shrinks later, whole pages behind its new end
-// cannot be supplied (COPY says EFAULT); the rest of its last page then reads as zeros, which
-// nothing tells from a file that ends there (a direct one has that page poisoned).
+// The length is the file's at construction. Where the file shrinks later, whole pages behind its
+// new end cannot be supplied (COPY says EFAULT); the rest of its last page then reads as zeros,
+// which nothing tells from a file that ends there (with O_DIRECT that page is poisoned).
 class FileSource final : public Source {
  public:
   // Throws SystemError where the file cannot be read, std::invalid_argument where it is empty or
@@ -38,7 +38,7 @@ class FileSource final : public Source {
 
   void map();
   void try_direct() const;
-  // From a multiple of the block size on, into memory that is aligned like that.
+  // Reads from a multiple of the block size on, into memory that is aligned to that size.
   void read_blocks(uint64_t offset, std::span<std::byte> into) const;
 
   std::string path_;

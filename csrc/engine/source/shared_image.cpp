@@ -36,8 +36,8 @@ SourcePtr checked(SourcePtr source) {
   return source;
 }
 
-// By process_vm_readv(2) hugetlb memory is filled: it has no write(2), and says EFAULT, where
-// memcpy would be killed.
+// Hugetlb memory has no write(2), so process_vm_readv(2) fills it: that says EFAULT where memcpy
+// would be killed.
 void check_copies() {
   char from = 0, to = 0;
   const iovec source{&from, 1}, place{&to, 1};
@@ -51,7 +51,7 @@ Fd make_memfd(MemoryKind kind, uint64_t length) {
       MFD_CLOEXEC | MFD_ALLOW_SEALING | (kind == MemoryKind::hugetlb ? MFD_HUGETLB : 0u);
   Fd memfd(or_throw(::memfd_create("pyuffd-image", flags), "memfd_create of an image"));
   or_throw(::ftruncate(memfd.get(), static_cast<off_t>(length)), "ftruncate of an image");
-  // Who holds its descriptor cannot take the pages away under the others.
+  // No holder of the descriptor can take pages away under the others.
   or_throw(::fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "sealing an image");
   return memfd;
 }
@@ -83,9 +83,9 @@ SharedImage::~SharedImage() {
   if (filler_.joinable()) filler_.join();
 }
 
-// A fork waits for nobody who fills a page or sleeps for one, so the child may find the lock taken,
-// waiters in the condition variable, and a thread that is not there: all are made anew, in place of
-// objects that must not be destroyed.
+// A fork does not wait for threads that fill a page or sleep for one, so the child may find the
+// lock taken, waiters in the condition variable, and a thread that is not there: all are made anew,
+// in place of objects that must not be destroyed.
 void SharedImage::begin_again_in_child() noexcept {
   new (&mutex_) std::mutex;
   new (&changed_) std::condition_variable;
@@ -126,7 +126,7 @@ uint64_t SharedImage::claim(uint64_t first, uint64_t end) const noexcept {
   return first;
 }
 
-// Where they cannot be filled the next one may try.
+// Ends the claim of these pages; those that were not filled may be claimed again.
 void SharedImage::settle(uint64_t first, uint64_t end, bool filled) const noexcept {
   if (filled) {
     missing_.fetch_sub(filled_.add(first, end - first), std::memory_order_acq_rel);
@@ -135,7 +135,8 @@ void SharedImage::settle(uint64_t first, uint64_t end, bool filled) const noexce
   }
 }
 
-// What fails as a whole is tried page by page: those before the first that fails are filled.
+// A run that fails as a whole is tried page by page: the pages before the first that fails are
+// filled.
 int SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept {
   const auto write_pages = [this](uint64_t from, uint64_t to) {
     const uint64_t offset = from * page_size_;
@@ -162,7 +163,7 @@ int SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept 
   return page > first ? 0 : error;
 }
 
-// By the kernel, which says EFAULT where the bytes cannot be read. Whatever else it says is of the
+// The kernel copies, and says EFAULT where the bytes cannot be read. Any other error is of the
 // image's own memory, and may pass.
 int SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept {
   while (length > 0) {
@@ -214,7 +215,7 @@ void SharedImage::read(uint64_t offset, std::span<std::byte> into) const {
   }
 }
 
-// Each page is read from the source by whoever claims it; the others wait for that.
+// The thread that claims a page reads it from the source; other threads that need it wait.
 void SharedImage::read_late(uint64_t first, uint64_t end) const {
   for (uint64_t page = first; (page = filled_.next_outside(page, end)) < end;) {
     const uint64_t claimed = claim(page, end);
@@ -263,7 +264,7 @@ void SharedImage::start_filling() {
   if (filling_ || missing_pages() == 0) return;
   if (filler_.joinable()) filler_.join();
   filler_ = start_thread("uffd-image", std::nullopt, [this] { fill_all(); });
-  filling_ = true;  // it needs the mutex to say otherwise
+  filling_ = true;  // the thread needs the mutex to set it to false
 }
 
 void SharedImage::fill_all() {
@@ -278,7 +279,8 @@ void SharedImage::fill_all() {
     const uint64_t offset = page * page_size_, length = (to - page) * page_size_;
     if (source_->late()) {
       if (!try_read_late(page, to)) {
-        // Only the pages that fail alone are left: they are tried again where somebody needs them.
+        // Only pages that fail on their own stay missing: they are tried again when a target needs
+        // them.
         for (uint64_t one = page; one < to; ++one) try_read_late(one, one + 1);
       }
       page = to;

@@ -1,5 +1,5 @@
-// The bytes of a source in a memfd that any number of targets map: filled once, page by page, by
-// whoever needs a page first; installed by CONTINUE, so that all of them share one copy.
+// The bytes of a source in a memfd that any number of targets map: filled once, page by page, each
+// by the thread that needs it first; installed by CONTINUE, so that all targets share one copy.
 //
 // A page is mapped into a target only when it is filled, whatever the page cache has there before.
 // Any thread may call any function. The memfd lives as long as somebody maps it.
@@ -28,7 +28,7 @@ class SharedImage final : public Source {
   // pages, whose rest is zeros. Throws SystemError, UnsupportedError, or std::invalid_argument for
   // a source that is itself an image, or empty.
   SharedImage(SourcePtr source, MemoryKind kind);
-  ~SharedImage() override;  // waits for the background fill's page
+  ~SharedImage() override;  // waits for the step that the background fill is at
 
   int fd() const noexcept { return memfd_.get(); }
   uint64_t page_size() const noexcept { return page_size_; }
@@ -59,7 +59,7 @@ class SharedImage final : public Source {
   Filled wait_filled(std::chrono::milliseconds timeout) const;
 
  private:
-  // Fills pages [first, end), which this call claimed, or the first of them. 0 or the -errno of
+  // Fills pages [first, end), which this call claimed, or only the first few. 0 or the -errno of
   // fill(), as write().
   int write_from_source(uint64_t first, uint64_t end) const noexcept;
   int write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept;

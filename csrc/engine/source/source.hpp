@@ -32,16 +32,18 @@ class Source {
 
   virtual uint64_t length() const noexcept = 0;
 
-  // Not asked of a late one.
+  // Not called on a late source.
   virtual Supply supply(uint64_t /*offset*/, uint64_t /*length*/) const noexcept { return {}; }
 
   virtual bool late() const noexcept { return false; }
-  // This, where its bytes are the page cache of the regions that have it for a source.
+  // This object if it is a SharedImage, whose bytes are the page cache of its regions; else
+  // nullptr.
   virtual const SharedImage* image() const noexcept { return nullptr; }
-  // Whether a read of a late one calls what its user wrote, which may wait for a lock that a thread
-  // holds while it waits for a page.
+  // Whether read() of a late source calls code of the user, which may wait for a lock whose holder
+  // sleeps for a page.
   virtual bool calls_user() const noexcept { return false; }
-  // Of a late one: how many bytes are best read at once, from a multiple of that on; 0: any number.
+  // Of a late source: how many bytes are best read at once, from a multiple of that number on; 0:
+  // any number.
   virtual uint64_t best_read() const noexcept { return 0; }
   // How long a fault waits for a late source before its page is poisoned; empty: without end.
   virtual std::optional<std::chrono::nanoseconds> deadline() const noexcept { return {}; }

@@ -1,8 +1,8 @@
 // The last moves of a target's memory, for its fork children.
 //
-// A thread of the target that has moved memory tells of it a moment later. Another may fork in that
-// moment, and its event may come first: then the child's memory lies elsewhere than the books say,
-// until the parent's event explains it.
+// A thread of the target that has moved memory tells of the move a moment later. Another thread may
+// fork in that moment, and the FORK event may come first: then the child's memory lies elsewhere
+// than its regions say, until the parent's REMAP event explains where.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,11 @@ struct Move {
 class MoveLog {
  public:
   void add(const Move& move);
-  uint64_t moves() const;  // that there ever were
+  uint64_t moves() const;  // how many there ever were
 
-  // The moves since that many, in their order, by which what lies at the address came from where
-  // is_known says so; empty where there are none.
+  // The chain of moves that brought memory to the address from a place for which is_known holds,
+  // the earliest move first. Looks at moves later than the first since moves; empty where there is
+  // no such chain.
   std::vector<Move> path_to(uint64_t address, uint64_t since,
                             const std::function<bool(uint64_t)>& is_known) const;
 

@@ -1,5 +1,5 @@
-// One registered range of a target: its page size, its source and the offset in it, and of which
-// faults it is told.
+// One registered range of a target: its page size, its source and the offset in that source, and
+// which faults its handler is told of.
 #pragma once
 
 #include "engine/linux/range.hpp"
@@ -50,9 +50,9 @@ struct Region {
   uint64_t page_size;
   uint64_t modes;
   OnRemove on_remove;
-  uint64_t move_unit = 0;   // a huge page, where such are moved into it; 0: all is copied
-  bool shared = true;       // unless its mapping is known to be private; of a living target alone
-  uint64_t first_page = 0;  // its number among all pages of the target: set by the region table
+  uint64_t move_unit = 0;  // the huge page size where huge pages are moved in; 0: all is copied
+  bool shared = true;      // false where its mapping is known to be private; set for living targets
+  uint64_t first_page = 0;  // the first page's number in the target: set by the region table
 };
 
 }  // namespace uffd

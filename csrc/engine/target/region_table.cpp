@@ -9,7 +9,6 @@
 namespace uffd {
 
 RegionTable::RegionTable(std::vector<Region> regions) {
-  if (regions.empty()) throw std::invalid_argument("a target needs at least one region");
   std::sort(regions.begin(), regions.end(),
             [](const Region& a, const Region& b) { return a.range.start < b.range.start; });
   for (Region& region : regions) {
@@ -55,7 +54,7 @@ std::vector<Range> RegionTable::ranges() const {
 
 void RegionTable::insert(Region region) {
   const uint64_t start = region.range.start;
-  // Mostly in order.
+  // The hint: regions mostly come in order.
   const auto inserted = by_address_.emplace_hint(by_address_.end(), start, std::move(region));
   by_page_.emplace_hint(by_page_.end(), inserted->second.first_page, &inserted->second);
 }

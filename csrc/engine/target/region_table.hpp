@@ -1,7 +1,7 @@
 // The regions of a target, by address and by page number.
 //
-// A page keeps its number for good, wherever its region is moved and however that is split. Any
-// number of threads may look up at once; nobody meanwhile moves or removes.
+// A page keeps its number for good, wherever its region is moved and however that region is split.
+// Any number of threads may look up at once, while no thread moves or removes.
 #pragma once
 
 #include <map>
@@ -20,8 +20,8 @@ struct PageRun {
 class RegionTable {
  public:
   RegionTable() = default;  // without any
-  // Numbers their pages in the order of their addresses. Throws std::invalid_argument where there
-  // is none or two overlap.
+  // Numbers their pages in the order of their addresses. Throws std::invalid_argument where two
+  // overlap.
   explicit RegionTable(std::vector<Region> regions);
   RegionTable(const RegionTable& other);  // with the same page numbers
   RegionTable& operator=(const RegionTable&) = delete;
@@ -36,7 +36,7 @@ class RegionTable {
   auto all() const noexcept { return std::views::values(by_address_); }
   size_t size() const noexcept { return by_address_.size(); }
   bool empty() const noexcept { return by_address_.empty(); }
-  // All that there ever were.
+  // The number of pages that the table began with: it never shrinks.
   uint64_t pages() const noexcept { return pages_; }
   std::vector<Range> ranges() const;
 
@@ -54,14 +54,19 @@ class RegionTable {
     }
   }
 
-  // Both split regions at the ends of the range. O(log n) for each region in it.
+  // remove() and move() split regions at the ends of the range. O(log n) for each region in it.
   void remove(const Range& range);
-  // What lies at from lies at to now; nothing must lie there.
+  // What lies at from lies at to now; no region may lie at to before.
   void move(const Range& from, uint64_t to);
-  // A copy of that part of a region of another table that lies in from, as if that lay at to.
+  // Adds a copy of a region of another table: the part that lies in from, at to instead.
   void add_copy(const Region& region, const Range& from, uint64_t to);
 
-  // Calls change(region) for each; it changes neither place nor pages.
+  void clear() noexcept {
+    by_page_.clear();
+    by_address_.clear();
+  }
+
+  // Calls change(region) for each region; change() leaves its range and its page numbers alone.
   template <typename Change>
   void for_each(Change change) {
     for (auto& [start, region] : by_address_) change(region);

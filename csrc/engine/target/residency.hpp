@@ -20,10 +20,12 @@ class Residency {
   uint64_t missing() const noexcept { return missing_.load(std::memory_order_acquire); }
   bool resident(uint64_t page) const noexcept { return resident_.contains(page); }
 
-  void mark(uint64_t first, uint64_t count) noexcept {
+  // Marks pages as settled; returns how many of them were missing.
+  uint64_t mark(uint64_t first, uint64_t count) noexcept {
     const uint64_t newly = resident_.add(first, count);
-    // Release: whoever sees the count at zero sees every install.
+    // Release: a thread that sees the count at zero sees every install.
     if (newly) missing_.fetch_sub(newly, std::memory_order_acq_rel);
+    return newly;
   }
 
   // The first page in [from, end) that is missing, or that is resident; end where there is none.

@@ -1,15 +1,28 @@
 #include "engine/target/target.hpp"
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "engine/linux/blank.hpp"
+#include "engine/linux/mapping.hpp"
 #include "engine/linux/maps.hpp"
 #include "engine/linux/smaps.hpp"
 
 namespace uffd {
 namespace {
+
+// An address that a process may map (vm.mmap_min_addr): a COPY to it asks whether the process
+// lives.
+constexpr uint64_t kSomeAddress = 1 << 30;
+
+// What a target without regions maps is not known: hugetlb memory, perhaps.
+uint64_t sizes_of_pages(const RegionTable& regions) {
+  uint64_t sizes = sys::page_size() | (regions.empty() ? hugetlb_page_size() : 0);
+  for (const Region& region : regions.all()) sizes |= region.page_size;
+  return sizes;
+}
 
 std::optional<PageSet> written_pages(const RegionTable& regions) {
   for (const Region& region : regions.all()) {
@@ -25,8 +38,9 @@ Target::Target(RegionTable regions, pid_t pid)
       residency_(regions_.pages()),
       written_(written_pages(regions_)),
       pid_(pid),
-      page_size_(regions_.all().front().page_size),
-      first_address_(regions_.all().front().range.start),
+      page_sizes_(sizes_of_pages(regions_)),
+      page_size_(regions_.empty() ? sys::page_size() : regions_.all().front().page_size),
+      first_address_(regions_.empty() ? kSomeAddress : regions_.all().front().range.start),
       moves_(std::make_shared<MoveLog>()) {
   map_blanks();
 }
@@ -37,9 +51,14 @@ Target::Target(const Target& parent, Userfaultfd uffd)
       residency_(parent.residency_),
       written_(parent.written_),
       pid_(kUnknownPid),
+      page_sizes_(parent.page_sizes_),
       page_size_(parent.page_size_),
       first_address_(parent.first_address_),
-      strangers_(parent.strangers_),
+      registered_(parent.registered()),
+      beyond_is_zeros_(parent.beyond_is_zeros_),
+      lost_track_(parent.lost_track_),
+      forgot_aliases_(parent.forgot_aliases_),
+      beyond_(parent.beyond_),
       aliases_(parent.aliases_),
       vacated_(parent.vacated_),
       moves_(std::make_shared<MoveLog>()),
@@ -47,10 +66,11 @@ Target::Target(const Target& parent, Userfaultfd uffd)
       parents_moves_known_(parent.moves_->moves()) {
   const std::lock_guard lock(parent.poisoned_mutex_);
   poisoned_ = parent.poisoned_;
+  poisoned_is_short_ = parent.poisoned_is_short_;
 }
 
 bool Target::address_space_gone() const noexcept {
-  // Whether memory is registered there any more or not.
+  // ESRCH comes first, whether memory is registered there or not.
   return uffd_.copy(first_address_, unreadable_address(), page_size_, 0).error == -ESRCH;
 }
 
@@ -64,7 +84,10 @@ bool Target::catch_up(uint64_t address) {
     return regions_.find(from) != nullptr;
   });
   for (const Move& move : path) moved(move.from, move.to);
-  return !path.empty();
+  if (path.empty()) return false;
+  // They explain one fork, once.
+  parents_moves_known_ = parents_moves_->moves();
+  return true;
 }
 
 uint64_t Target::removed(const Range& range) {
@@ -108,7 +131,7 @@ void Target::moved(const Range& from, uint64_t to) {
   if (from.length == 0) return add_alias(from.start, to);
   const Range there{to, from.length};
   moves_->add({from, to});
-  if (uffd_.features() & UFFD_FEATURE_EVENT_UNMAP) {
+  if (tells_of_unmaps()) {
     regions_.for_each_in(there, [&](const Region& region, PageRun) {
       unmaps_to_come_.add(region.range.intersection(there));
     });
@@ -116,26 +139,44 @@ void Target::moved(const Range& from, uint64_t to) {
   }
   forget(there);
   regions_.move(from, to);
-  strangers_.move(from, to);
+  beyond_.move(from, to);
   copy_aliases(from, to);
-  vacated_.add(from);
-  // If MREMAP_DONTUNMAP left the old place: of private memory it is zeros, and shared memory has
-  // the same pages there too.
+  if (tells_of_unmaps()) vacated_.add(from);
+  // MREMAP_DONTUNMAP may have left the old place mapped: private memory is zeros there, shared
+  // memory has the same pages at both places.
   regions_.for_each_in(there, [&](const Region& region, PageRun) {
     if (region.shared) aliases_.add_copy(region, there, from.start);
   });
+  if (aliases_.size() > most_aliases()) {
+    // Most aliases have been unmapped, and no event tells of that. An alias that is left is
+    // poisoned when it is touched.
+    aliases_.clear();
+    forgot_aliases_ = true;
+  }
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.move(from, to);
 }
 
-// Those that move stay, too, where they were: an UNMAP tells if not.
+void Target::lose_track() noexcept {
+  lost_track_ = true;
+  regions_.clear();
+  aliases_.clear();
+}
+
+void Target::release_sources() noexcept {
+  for (RegionTable* table : {&regions_, &aliases_})
+    table->for_each([](Region& region) { region.source = nullptr; });
+}
+
+// Aliases that move also stay where they were, unless an UNMAP event says otherwise.
 void Target::copy_aliases(const Range& from, uint64_t to) {
   std::vector<Region> moved;
   aliases_.for_each_in(from, [&](const Region& alias, PageRun) { moved.push_back(alias); });
   for (const Region& alias : moved) aliases_.add_copy(alias, from, to);
 }
 
-// mremap with an old length of 0 maps shared memory once more, how much of it is not told.
+// mremap with an old length of 0 maps shared memory once more, and the event does not tell how much
+// of it.
 void Target::add_alias(uint64_t from, uint64_t to) {
   const Region* region = regions_.find(from);
   if (!region) region = aliases_.find(from);
@@ -157,13 +198,14 @@ void Target::forget(const Range& range) {
   regions_.for_each_in(range, [&](const Region&, PageRun run) { runs.push_back(run); });
   regions_.remove(range);
   for (const PageRun& run : runs) settle_unless_elsewhere(run);
-  strangers_.remove(range);
+  beyond_.remove(range);
   vacated_.remove(range);
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.remove(range);
 }
 
-// Pages whose place is no more. Another place of shared ones is theirs from now on.
+// For pages that were unmapped at their place: a shared page that is also mapped at an alias lives
+// there from now on; any other page is settled.
 void Target::settle_unless_elsewhere(PageRun run) {
   for (const Region& alias : std::vector<Region>(aliases_.all().begin(), aliases_.all().end())) {
     const uint64_t first = std::max(run.first, alias.first_page);
@@ -180,21 +222,26 @@ void Target::settle_unless_elsewhere(PageRun run) {
 }
 
 bool Target::is_blank(uint64_t address) const {
-  return living() && !strangers_.contains(address);
+  if (lost_track_ || forgot_aliases_) return false;
+  return beyond_is_zeros_ || (living() && !beyond_.contains(address));
 }
 
 void Target::poison_without_locks() {
   poisoned_pages_.emplace(residency_.pages());
 }
 
-void Target::add_poisoned(const Range& range) {
+void Target::add_poisoned(const Range& range) noexcept {
   if (poisoned_pages_) {
     if (const Region* region = regions_.find(range.start))
       poisoned_pages_->add(region->page_at(range.start), range.length / region->page_size);
     return;
   }
   const std::lock_guard lock(poisoned_mutex_);
-  poisoned_.add(range);
+  try {
+    poisoned_.add(range);
+  } catch (const std::bad_alloc&) {
+    poisoned_is_short_ = true;
+  }
 }
 
 bool Target::is_poisoned(uint64_t address) const {
@@ -203,7 +250,7 @@ bool Target::is_poisoned(uint64_t address) const {
     return region && poisoned_pages_->contains(region->page_at(address));
   }
   const std::lock_guard lock(poisoned_mutex_);
-  return poisoned_.contains(address);
+  return poisoned_is_short_ || poisoned_.contains(address);
 }
 
 std::vector<Range> Target::poisoned() const {
@@ -349,7 +396,7 @@ void decide_on_remove(Region& region) {
 RangeSet registered_beyond(const RegionTable& regions, pid_t pid) {
   RangeSet beyond;
   const auto registered = registered_mappings(pid);
-  if (!registered) beyond.add({0, UINT64_MAX});  // who knows
+  if (!registered) beyond.add({0, UINT64_MAX});  // smaps may not be read: nothing is ruled out
   if (registered) {
     for (const Range& mapping : *registered) beyond.add(mapping);
   }
@@ -365,7 +412,7 @@ void look_at_living(Target& target) {
     region.shared = !shared || overlaps_any(*shared, region.range);
     decide_on_remove(region);
   });
-  target.set_strangers(registered_beyond(target.regions(), target.pid()));
+  target.set_registered_beyond(registered_beyond(target.regions(), target.pid()));
 }
 
 }  // namespace uffd

@@ -1,14 +1,15 @@
 // One address space whose memory is managed through one userfaultfd: what is managed in it, what is
 // installed, and what could not be supplied.
 //
-// Owns the userfaultfd and the regions. Handlers and fillers use it at once; whoever ends it does
-// so when they have let go of it, as its only user. Where its memory lies changes by the events of
-// a living target alone: removed(), unmapped(), moved() and a copy exclude every other use but that
-// of the page sets (serve/event_gate.hpp).
+// Owns the userfaultfd and the regions. Handlers and fillers use it at once; the ender is its only
+// user, once they have let go of it. Only the events of a living target change where its memory
+// lies: removed(), unmapped(), moved() and a copy exclude every other use but that of the page sets
+// (serve/served/event_gate.hpp).
 #pragma once
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,15 +23,15 @@
 
 namespace uffd {
 
-// That of a target whose process is not known: a fork child, of which the kernel tells no pid.
+// The pid of a target whose process is not known: a fork child, whose pid the kernel does not tell.
 inline constexpr pid_t kUnknownPid = -1;
 
 class Target {
  public:
-  // pid 0 is this process. Everything is allocated before the userfaultfd is taken, so that none is
-  // lost on the way. Throws SystemError where address space is short.
+  // pid 0 is this process. Everything is allocated before take(), so that no userfaultfd is lost on
+  // the way. Throws SystemError where address space is short.
   Target(RegionTable regions, pid_t pid);
-  // A fork child's: the same memory with the same pages resident.
+  // The target of a fork child: the same memory with the same pages resident.
   Target(const Target& parent, Userfaultfd uffd);
   void take(Userfaultfd uffd) noexcept { uffd_ = std::move(uffd); }
 
@@ -40,51 +41,79 @@ class Target {
   const RegionTable& regions() const noexcept { return regions_; }
   Residency& residency() noexcept { return residency_; }
   const Residency& residency() const noexcept { return residency_; }
-  // Pages whose write-protection somebody met; nullptr where no region is write-protected.
+  // The pages that the target has written to; nullptr where no region is write-protected.
   PageSet* written() noexcept { return written_ ? &*written_ : nullptr; }
   const PageSet* written() const noexcept { return written_ ? &*written_ : nullptr; }
   pid_t pid() const noexcept { return pid_; }
   bool is_this_process() const noexcept { return pid_ == 0; }
-  // Whether event messages tell what it does to its memory.
+  // Whether the owner of the memory has registered the regions: until then, a page that is not
+  // registered cannot be installed and stays missing.
+  bool registered() const noexcept { return registered_.load(std::memory_order_acquire); }
+  void set_registered(bool registered) noexcept {
+    registered_.store(registered, std::memory_order_release);
+  }
+  // Whether the target is living: event messages tell what it does to its memory.
   bool living() const noexcept { return (uffd_.features() & kEventFeatures) != 0; }
 
-  // Whether it has exited or has executed another program. Installs nothing: it asks for a copy of
-  // memory that cannot be read.
+  // Whether the target has exited or has executed another program. Installs nothing: it asks the
+  // kernel for a copy of memory that cannot be read.
   bool address_space_gone() const noexcept;
 
-  // The events. Pages that are no more, or that are zeros from now on, are settled; so are those
-  // that nobody can tell the bytes of, which are poisoned: removed() returns how many.
+  // Apply the events REMOVE, UNMAP and REMAP. Throw std::bad_alloc where memory is short: then call
+  // lose_track(). Pages that were unmapped, or read as zeros from now on, are settled; pages whose
+  // bytes the event leaves in doubt are poisoned: removed() returns how many.
   uint64_t removed(const Range& range);
   void unmapped(const Range& range);
   void moved(const Range& from, uint64_t to);
 
-  // Whether an event of it is on its way: it was not read, or its sender has not gone on yet. The
-  // kernel installs nothing meanwhile.
+  // Whether an event of the target is on its way: the event was not read, or its sender has not run
+  // again. The kernel installs nothing meanwhile.
   bool is_changing() const noexcept;
 
-  // Of a fork child: moves what its parent had moved before the fork and told of after it, where
-  // that explains an address outside all regions. Whether it does.
+  // For a fork child and an address outside all regions: repeats the moves that the parent made
+  // before the fork and told of after it, if they brought memory to the address. Whether they did.
   bool catch_up(uint64_t address);
 
-  // Whether an address outside all regions is memory of a living target that grew out of managed
-  // memory, or was vacated by it: it reads as zeros, as it would natively.
+  // To be called when memory was short while an event was applied: where the pages lie is not known
+  // any more, so none is installed, and what is touched is poisoned.
+  void lose_track() noexcept;
+
+  // Whether an address outside all regions reads as zeros: because the user said so (set_beyond),
+  // or because managed memory of a living target grew to it or was moved away from it.
   bool is_blank(uint64_t address) const;
-  // The page of shared memory that an address outside all regions maps too, after MREMAP_DONTUNMAP,
-  // or mremap with an old length of 0; empty where it maps none.
+  // The page sizes that the target's memory may have, one bit each.
+  uint64_t page_sizes() const noexcept { return page_sizes_; }
+  // Whether memory outside all regions that was registered when serving began reads as zeros; else
+  // it is poisoned.
+  void set_beyond(bool zeros) noexcept { beyond_is_zeros_ = zeros; }
+  // The page of shared memory that an address outside all regions maps, too: an alias, made by
+  // MREMAP_DONTUNMAP or by mremap with an old length of 0. Empty where the address maps none.
   std::optional<uint64_t> aliased_page(uint64_t address) const;
   const RegionTable& aliases() const noexcept { return aliases_; }
-  // Registered memory of which nobody was told whose bytes it shall have.
-  void set_strangers(RangeSet strangers) { strangers_ = std::move(strangers); }
+  // Memory outside all regions that was registered when serving began, with no
+  // source.
+  void set_registered_beyond(RangeSet ranges) { beyond_ = std::move(ranges); }
 
-  // What its source could not supply and is poisoned: a toucher gets SIGBUS. Kept, since COPY would
-  // erase the marker.
-  void add_poisoned(const Range& range);
+  // Pages that could not be supplied and are poisoned: a toucher gets SIGBUS. They are remembered,
+  // since COPY would erase the marker.
+  void add_poisoned(const Range& range) noexcept;
   bool is_poisoned(uint64_t address) const;
-  // From now on, and before there is any, these two are for signal handlers too.
+  // To be called before any page is poisoned: from then on signal handlers may call add_poisoned()
+  // and is_poisoned().
   void poison_without_locks();
   std::vector<Range> poisoned() const;
 
+  // Lets go of the sources. By the target's only user.
+  void release_sources() noexcept;
+
  private:
+  // Where UNMAP events come, more than a process can have mappings (vm.max_map_count is 65530), of
+  // which each alias is one. Elsewhere most aliases are stale.
+  size_t most_aliases() const noexcept { return tells_of_unmaps() ? 65536 : 8192; }
+
+  bool tells_of_unmaps() const noexcept {
+    return (uffd_.features() & UFFD_FEATURE_EVENT_UNMAP) != 0;
+  }
   void add_alias(uint64_t from, uint64_t to);
   void copy_aliases(const Range& from, uint64_t to);
   void forget(const Range& range);
@@ -96,27 +125,34 @@ class Target {
   Residency residency_;
   std::optional<PageSet> written_;
   pid_t pid_;
-  uint64_t page_size_;      // of some region: to ask for nothing
-  uint64_t first_address_;  // of it
-  RangeSet strangers_;
-  RegionTable aliases_;  // other places of shared pages
-  RangeSet vacated_;     // by REMAPs, and no UNMAP was told since
-  // What a REMAP was told to lie on before its UNMAP was told: that is still to come, and means
-  // what lay there before.
+  uint64_t page_sizes_;     // see page_sizes()
+  uint64_t page_size_;      // of one region: for a COPY that installs nothing
+  uint64_t first_address_;  // of that region
+  std::atomic<bool> registered_{true};
+  bool beyond_is_zeros_ = false;
+  bool lost_track_ = false;
+  bool forgot_aliases_ = false;
+  RangeSet beyond_;
+  RegionTable aliases_;  // other places of shared pages; no more than most_aliases()
+  RangeSet vacated_;     // by REMAP events, and no UNMAP event was read since
+  // A REMAP event may be read before the UNMAP event of what lay at its destination. Those ranges:
+  // their UNMAP is still to come, and does not mean what was moved there.
   RangeSet unmaps_to_come_;
   std::shared_ptr<MoveLog> moves_;
   std::shared_ptr<const MoveLog> parents_moves_;
   uint64_t parents_moves_known_ = 0;
   mutable std::mutex poisoned_mutex_;
   RangeSet poisoned_;
-  std::optional<PageSet> poisoned_pages_;  // in place of it
+  bool poisoned_is_short_ = false;         // no memory was left to note some of it
+  std::optional<PageSet> poisoned_pages_;  // in place of poisoned_, after poison_without_locks()
 };
 
 // UNREGISTER can leave a thread of the range asleep (it wakes before it clears, and missing faults
 // only), so a WAKE follows, always. Returns UNREGISTER's result: 0 or -errno.
 int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept;
 
-// Wakes every thread that sleeps in a region: it faults again, and its message comes again.
+// Wakes every thread that sleeps in a region or an alias: the thread faults again, and its message
+// comes again.
 void wake_all(const Target& target) noexcept;
 
 // Throws UnsupportedError where this kernel, or this userfaultfd, cannot do a region's modes.

@@ -1,0 +1,19 @@
+// Pages that are present when serving begins, though nobody of ours installed them: a touch of one
+// is no fault, and nobody vouches for its bytes.
+//
+// Memory that pyuffd made (Mapping) and that is served whole is proved empty: what the kernel has
+// populated behind our back (transparent huge pages, mlockall) holds zeros, and is dropped. Pages
+// that its user has written to, and pages found in any other memory, are kept or refused.
+#pragma once
+
+#include "engine/serve/manager/target_options.hpp"
+#include "engine/serve/served/served_target.hpp"
+
+namespace uffd {
+
+// Called after the target's regions are registered, and before it is served. Pages that are kept
+// count as resident. Throws std::invalid_argument that names the region under Present::refuse, or
+// where pages of zeros cannot be dropped; UnsupportedError where the pagemap may not be read.
+void settle_found_pages(ServedTarget& served, Present present);
+
+}  // namespace uffd

@@ -1,0 +1,200 @@
+#include "engine/serve/manager/manager.hpp"
+
+#include <algorithm>
+
+#include "engine/linux/pidfd.hpp"
+#include "engine/linux/smaps.hpp"
+#include "engine/serve/adoption/adoption.hpp"
+#include "engine/serve/manager/admission.hpp"
+#include "engine/serve/manager/found_pages.hpp"
+#include "engine/serve/manager/undo.hpp"
+#include "engine/serve/served/local_memory.hpp"
+#include "engine/serve/served/statistics.hpp"
+
+namespace uffd {
+namespace {
+
+constexpr size_t kMostThreads = 1024;
+constexpr const char* kRegistered =
+    "this target's memory was registered when serving began, or registered() was called before: "
+    "call it once, for registered=False";
+constexpr const char* kStopped = "the target was stopped: nobody serves it";
+
+void check_thread_counts(const ManagerOptions& options) {
+  if (options.handlers == 0)
+    throw std::invalid_argument("handlers is 0; a manager needs at least one");
+  if (options.handlers > kMostThreads || options.fillers > kMostThreads) {
+    throw std::invalid_argument("a manager has at most " + std::to_string(kMostThreads) +
+                                " handlers and as many fillers");
+  }
+  if (options.fillers == 0)
+    throw std::invalid_argument("fillers is 0; a close that fills needs at least one");
+}
+
+// Where the target's smaps may not be read, its owner is believed.
+void refuse_unregistered(const Target& target) {
+  const auto registered = registered_mappings(target.pid());
+  if (!registered) return;
+  for (const Region& region : target.regions().all()) {
+    uint64_t covered = 0;
+    for (const Range& mapping : *registered) covered += mapping.intersection(region.range).length;
+    if (covered == region.range.length) continue;
+    throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
+                                " is not registered yet: call registered() when the target has "
+                                "registered all of its regions");
+  }
+}
+
+}  // namespace
+
+Manager::Manager(const ManagerOptions& options) : placement_(options.placement.placement) {
+  check_thread_counts(options);
+  const Places places = uffd::place(options.placement, options.handlers, options.fillers);
+  if (placement_ == Placement::adopt) {
+    ledger_ = std::make_unique<AdoptionLedger>();
+    watcher_ = std::make_unique<AdoptionWatcher>(options.watcher, *ledger_);
+  }
+  fillers_ = std::make_unique<FillPool>(places.fillers, fetchers_);
+  ender_ = std::make_unique<Ender>(ends_, fetchers_);
+  for (size_t i = 0; i < options.handlers; ++i) {
+    handlers_.push_back(std::make_unique<Handler>("uffd-handle-" + std::to_string(i),
+                                                  places.handlers[i], ends_, *fillers_, fetchers_));
+  }
+}
+
+Manager::~Manager() {
+  // Targets that are left may fork meanwhile, and the ender may find fork children among the last
+  // events of a target: so this looks again until no handler serves any.
+  for (bool any = true; any;) {
+    any = false;
+    for (const auto& handler : handlers_) {
+      for (const auto& served : handler->charges()) {
+        any = true;
+        leave(*served);
+      }
+    }
+    if (!any) any = ends_.await_idle();
+  }
+}
+
+// Lets go of a target that its user left behind: fills it, and where that fails leaves its
+// userfaultfd open for good, since what is missing must not turn into zeros.
+void Manager::leave(ServedTarget& served) {
+  const auto over = [&] { return served.life.is_over() || served.life.tried_all(); };
+  if (fillers_->start(served, FillJob::Kind::install)) {
+    while (!served.life.wait(std::chrono::hours(1), over)) {
+    }
+  }
+  const bool open = !served.complete() && !served.gone;
+  served.mailbox->post(served, open ? command::stop : command::end);
+  served.life.wait_until_over();
+  if (open && served.life.stage() == Stage::stopped) served.target.uffd().leave_open();
+}
+
+std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region> regions,
+                                           const TargetOptions& options) {
+  const bool this_process = is_this_process(options);
+  auto served = prepare(uffd, std::move(regions), options);
+  RegionTable& table = served->target.regions();
+  for (const Region& region : table.all()) {
+    if (region.source) fetchers_.make_ready_for(*region.source);
+  }
+  const std::lock_guard lock(adding_);
+  Handler& handler = least_busy_handler();
+  place(*served, handler, options);
+  served->local_memory = std::make_shared<LocalMemory>(table, this_process);
+  InlineAddition addition(*served);
+  std::optional<Registration> registration;
+  if (!options.received) registration.emplace(uffd, table);
+  choose_moves(uffd, table, this_process, options.install);
+  settle_found_pages(*served, options.present);
+  if (this_process) served->fork_hole = std::make_unique<ForkHole>(table.ranges());
+
+  Taking taking(uffd, *served);
+  if (served->inline_faults) served->inline_faults->open();
+  // A fault that another reader has read is not told again: all threads wake up and fault once
+  // more. This comes before serving, since the target may end right after that begins.
+  wake_all(served->target);
+  handler.add(served);
+  taking.keep();
+  if (registration) registration->keep();
+  addition.keep();
+  return served;
+}
+
+std::shared_ptr<ServedTarget> Manager::prepare(const Userfaultfd& uffd, std::vector<Region> regions,
+                                               const TargetOptions& options) {
+  check_options(uffd, options, placement_);
+  const bool this_process = is_this_process(options);
+  auto served = std::make_shared<ServedTarget>(
+      RegionTable(std::move(regions)), this_process ? 0 : options.pid,
+      TargetSettings{options.ending, options.fault_around, options.verify, options.collapse});
+  RegionTable& table = served->target.regions();
+  check_regions(uffd, table, options);
+  served->living = (uffd.features() & kEventFeatures) != 0;
+  served->target.set_registered(options.registered);
+  served->target.set_beyond(options.beyond == Beyond::zero);
+  if (served->living && options.registered) look_at_living(served->target);
+  if (!this_process) served->process = open_pidfd(options.pid);
+  if (options.collapse) check_collapse(table, served->process.get(), this_process);
+  if (options.inline_faults) served->inline_faults = std::make_shared<InlineFaults>(*served);
+  return served;
+}
+
+void Manager::place(ServedTarget& served, Handler& handler, const TargetOptions& options) {
+  served.mailbox = handler.mailbox();
+  served.handler_cpu = handler.cpu();
+  if (options.awake) served.awake.emplace();
+  served.kept_awake = options.awake;
+  if (!ledger_) return;
+  served.adoption = std::make_shared<Adoption>(
+      *ledger_, is_this_process(options) ? ::getpid() : options.pid, *served.handler_cpu);
+}
+
+void Manager::set_registered(ServedTarget& served) {
+  if (served.target.registered()) throw std::logic_error(kRegistered);
+  {
+    const auto shared = served.installing();
+    refuse_unregistered(served.target);
+  }
+  std::exception_ptr refused;
+  const bool served_still = served.mailbox->call([&] {
+    try {
+      const std::unique_lock alone(served.gate);
+      if (served.target.registered()) throw std::logic_error(kRegistered);
+      if (served.living) look_at_living(served.target);
+      served.target.set_registered(true);
+    } catch (...) {
+      refused = std::current_exception();
+    }
+  });
+  if (refused) std::rethrow_exception(refused);
+  if (!served_still) return;
+  if (served.fill_wanted) fillers_->start(served, FillJob::Kind::install);
+  if (const Lease lease(served); lease) wake_all(served.target);
+  served.tell_if_complete();
+}
+
+void Manager::check_fill(const ServedTarget& served) {
+  if (served.life.stage() == Stage::stopped) throw std::logic_error(kStopped);
+}
+
+void Manager::fill(ServedTarget& served) {
+  check_fill(served);
+  if (!served.target.registered()) {
+    served.fill_wanted = true;
+    if (!served.target.registered()) return;
+  }
+  if (served.life.stage() != Stage::serving || served.complete()) return;
+  if (!fillers_->start(served, FillJob::Kind::install)) throw std::bad_alloc();
+}
+
+// A thread that has touched the last page may call close() before the install is marked: waits for
+// all marks.
+Handler& Manager::least_busy_handler() const {
+  return **std::min_element(handlers_.begin(), handlers_.end(), [](const auto& a, const auto& b) {
+    return a->targets() < b->targets();
+  });
+}
+
+}  // namespace uffd
