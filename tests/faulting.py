@@ -225,6 +225,14 @@ class Child:
         assert code == expected, f"the child ended with {code}, not with {expected}:\n{self.errors()}"
         return self.errors()
 
+    def outcome(self) -> tuple[list[Any], int]:
+        """Wait for its end, whatever that is: all that it told, and its code (as of Popen)."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        told = [json.loads(line) for line in self._process.stdout]
+        self._process.stdin.close()
+        return told, self._process.wait()
+
     def __enter__(self) -> "Child":
         return self
 
@@ -244,9 +252,9 @@ class Child:
                     stream.close()
 
 
-def run_child(code: str, *arguments: object, expected: int = 0) -> Any:
+def run_child(code: str, *arguments: object, expected: int = 0, limit: float = LIMIT) -> Any:
     """Run a snippet to its end; what it told, or None."""
-    with Child(code, *arguments) as child:
+    with Child(code, *arguments, limit=limit) as child:
         assert child._process.stdout is not None
         told = [json.loads(line) for line in child._process.stdout]
         child.finish(expected)

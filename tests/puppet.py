@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +58,7 @@ class Puppet:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, str(root / "puppet.py"), str(theirs.fileno())],
+                stdout=subprocess.DEVNULL,  # else one that hangs holds up whoever reads what we tell
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,
@@ -99,11 +102,18 @@ class Puppet:
         source: pyuffd.Source | None,
         features: int = 0,
         mode: handoff.Mode = "missing",
+        *,
+        keep: bool = False,
+        register: bool = True,
         **options: Any,
     ) -> handoff.Handoff:
-        """Have it hand its memory over; regions as of ``handoff.send()``, options as of ``handoff.receive()``."""
+        """Have it hand its memory over.
+
+        Regions, keep and register are those of ``handoff.send()``, options those of ``handoff.receive()``. One that
+        keeps its userfaultfd may ``register`` memory later, and ``steal`` messages.
+        """
         with listening() as (name, accept):
-            self.post("hand_over", name, regions, features, mode)
+            self.post("hand_over", name, regions, features, mode, keep, register)
             with accept() as sock:
                 received = handoff.receive(sock, source, mode=mode, **options)
                 self.answer()
@@ -192,11 +202,61 @@ class _Marionette:
         with mmap.mmap(self._fd, 0) as alias:
             alias[offset : offset + len(data)] = data
 
-    def hand_over(self, name: str, regions: Sequence[Sequence[int]], features: int, mode: handoff.Mode) -> None:
+    def hand_over(
+        self,
+        name: str,
+        regions: Sequence[Sequence[int]],
+        features: int,
+        mode: handoff.Mode,
+        keep: bool,
+        register: bool,
+    ) -> None:
         """Hand the memory over to whoever listens there."""
+        uffd = pyuffd.Userfaultfd(features)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.connect("\0" + name)
-            handoff.send(sock, pyuffd.Userfaultfd(features), [(a, b, c, d) for a, b, c, d in regions], mode=mode)
+            handoff.send(sock, uffd, [(a, b, c, d) for a, b, c, d in regions], keep, register, mode)
+        if keep:
+            self._kept = uffd
+
+    def register(self, address: int, length: int, mode: handoff.Mode) -> None:
+        """Register memory with the userfaultfd that was kept."""
+        self._kept.register(address, length, handoff.REGISTER_MODES[mode])
+
+    def steal(self, blocking: bool) -> None:
+        """Have a thread read the messages of the userfaultfd that was kept, and do nothing about them."""
+        fd = self._kept.fileno()
+        os.set_blocking(fd, blocking)
+        self._stealing = True
+        self._stolen = 0
+        self._thief = threading.Thread(target=self._steal_on, args=(fd,), daemon=True)
+        self._thief.start()
+
+    def _steal_on(self, fd: int) -> None:
+        message = bytearray(32)  # of struct uffd_msg
+        while self._stealing:
+            with contextlib.suppress(BlockingIOError):
+                os.preadv(fd, [message], -1, os.RWF_NOWAIT)
+                self._stolen += 1
+
+    def touch_beside_thief(self, address: int, length: int, page: int) -> None:
+        """Have one thread after the other touch a page, each when that of the one before it came or was stolen from."""
+        self._robbed = []
+        for start in range(address, address + length, page):
+            before = self._stolen
+            toucher = _workload.Toucher([(start, page)], page_size=page, timeline_bins=1)
+            toucher.start()
+            self._robbed.append(toucher)
+            while toucher.running() and self._stolen == before:
+                os.sched_yield()
+
+    def end_stealing(self) -> int:
+        """Have the thief end, and those that it stole from be served; how many messages it has."""
+        self._stealing = False
+        self._thief.join()
+        for toucher in self._robbed:
+            toucher.join()
+        return self._stolen
 
     def read(self, address: int, length: int) -> str:
         return ctypes.string_at(address, length).hex()
@@ -204,6 +264,11 @@ class _Marionette:
     def write(self, address: int, text: str) -> None:
         data = bytes.fromhex(text)
         ctypes.memmove(address, data, len(data))
+
+    def write_each(self, address: int, length: int, stride: int) -> None:
+        """Write a byte at every stride."""
+        for place in range(address, address + length, stride):
+            ctypes.memset(place, 1, 1)
 
     def checksums(self, address: int, length: int, page: int) -> list[int]:
         """Read whole pages; a checksum of each."""
@@ -215,6 +280,10 @@ class _Marionette:
             options["checksums"] = np.array(options["checksums"], dtype=np.uint64)
         self._toucher = _workload.Toucher([(address, length)], page_size=page, timeline_bins=10, **options)
         self._toucher.start()
+
+    def touching(self) -> bool:
+        """Whether some thread has not touched all of its pages."""
+        return self._toucher.running()
 
     def end_touches(self) -> tuple[int, list[int]]:
         """Wait for the threads: how often they touched a page, and the addresses where they met wrong bytes."""
@@ -240,6 +309,17 @@ class _Marionette:
         """mremap(2): to a fixed place if there is one, and keeping the old with MREMAP_DONTUNMAP."""
         flags = _MREMAP_MAYMOVE | (_MREMAP_FIXED if to else 0) | (_MREMAP_DONTUNMAP if keep else 0)
         return _checked(_libc.mremap(address, length, new_length, flags, to))
+
+    def unmap_each(self, address: int, length: int, page: int) -> None:
+        """Unmap the pages one by one."""
+        for start in range(address, address + length, page):
+            _checked(_libc.munmap(start, page))
+
+    def wander(self, address: int, length: int, places: int, count: int) -> int:
+        """Move memory that many times, each time to a place where it never was; where it is in the end."""
+        for place in range(places, places + count * length, length):
+            address = self.move(address, length, length, place)
+        return address
 
     def fork(self, name: str) -> int:
         pid = os.fork()
@@ -274,6 +354,25 @@ class _Marionette:
         """Let the brood end: 0 for each that read its text, -SIGBUS for poisoned memory, 2 for anything else."""
         os.close(self._gate)
         return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self._brood]
+
+    def breed(self, seconds: float, most: int) -> int:
+        """Fork children one after the other, of which so many live at a time; how many there were."""
+        forked = 0
+        living: list[int] = []
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if len(living) == most:
+                os.kill(living[0], signal.SIGKILL)
+                os.waitpid(living.pop(0), 0)
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            living.append(pid)
+            forked += 1
+        for pid in living:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return forked
 
     def leave(self) -> None:
         """Exit, without an answer."""
