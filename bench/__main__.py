@@ -46,7 +46,7 @@ def _steps(out: Path, effort: Sequence[str]) -> Iterator[list[str]]:
     """Each script and its arguments, in order."""
     image = str(out / "image")
     yield ["capture.py", "--out", image]
-    for question in ("fault", "fill", "cold", "scale", "share", "targets", "memory", "tails"):
+    for question in ("fault", "fill", "cold", "scale", "share", "targets", "fairness", "memory", "tails"):
         yield [f"bench_{question}.py", *effort, "-o", str(out / f"{question}.json")]
     yield ["bench_scale.py", "--waste", *effort, "-o", str(out / "waste.json")]
     yield ["bench_share.py", "--memory", *effort, "-o", str(out / "share-memory.json")]

@@ -40,6 +40,7 @@ LOOKED_UP = (1, 16, 256, 4096, 16384)  # regions
 REGIONS = (1, 16, 64, 256, 1024, 4096, 16384)
 FILLERS = (1, 2)
 TARGETS = (1, 8, 64)
+CROWDS = (8, 64, 512)  # threads of one target
 CONTINUE_CHUNKS = (1, 16, 64, 512)  # pages
 POPULATED = (4, 1024, 16384, 65536)
 MODES: tuple[Mode, ...] = ("missing", "wp", "minor")

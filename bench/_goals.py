@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from _axes import ENDINGS, LOOKED_UP, MANY_THREADS, MEMORY, REGIONS, SETUPS, TARGETS
+from _axes import CROWDS, ENDINGS, LOOKED_UP, MANY_THREADS, MEMORY, REGIONS, SETUPS, TARGETS
 from _pairs import Ratio, Values
 from _placement import OTHER_AWAKE, SAME
 from _results import Results
@@ -54,6 +54,7 @@ def goals(results: Results) -> list[Goal]:
         *_restore_goals(results),
         *_fill_goals(results),
         *_target_goals(results),
+        *_fairness_goals(results),
         *_ending_goals(results),
         _memory_goal(results),
     ]
@@ -189,6 +190,19 @@ def _target_goals(results: Results) -> Iterator[Goal]:
         name = f"targets/{most}/{placement.name}/threads-1"
         ratio = results.ratio("targets", f"{name}/manager", f"{name}/floor")
         yield _goal(f"{most} targets, {placement.name}: manager / epoll loop", ratio, 1.15)
+
+
+def _fairness_goals(results: Results) -> Iterator[Goal]:
+    most = max(CROWDS)
+    name = f"fairness/threads-{most}/shared"
+    ratio = results.ratio("fairness", f"{name}/p99", f"fairness/threads-{most}/own/p99")
+    yield _goal(f"p99 of faults beside a target of {most} threads: one handler / one each", ratio, 1.5)
+    what = f"longest fault beside a target of {most} threads, one handler, ms"
+    longest = results.values("fairness", f"{name}/longest")
+    if longest is None:
+        yield Goal(what, None, 50)
+    else:
+        yield Goal(what, float(longest.max()) * 1e3, 50, detail=f"median {np.median(longest) * 1e3:.2f} ms")
 
 
 def _ending_goals(results: Results) -> Iterator[Goal]:
