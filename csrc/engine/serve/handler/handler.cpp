@@ -81,8 +81,7 @@ bool Handler::await() {
       [](Charge& charge) {
         if (watchdog::is_gone(*charge.served)) charge.served->tell_gone();
       });
-  // Served faults have told the time; it is some microseconds old then.
-  if (turns_.ready() == 0 || !last_faulting_) now_ = sys::monotonic_ns();
+  now_ = sys::monotonic_ns();
   turns_.make_due_ready(now_);
   turns_.resume();  // behind those that have just become ready
   if (turns_.ready() == 0) last_faulting_ = nullptr;
