@@ -16,7 +16,7 @@ struct Backport {
 };
 
 // The stable series that took fe4cdc2c4e24, and from which release on.
-constexpr std::array<Backport, 3> kBackports{{{6, 12, 24}, {6, 13, 12}, {6, 14, 3}}};
+constexpr std::array<Backport, 4> kBackports{{{6, 6, 88}, {6, 12, 24}, {6, 13, 12}, {6, 14, 3}}};
 
 }  // namespace
 
