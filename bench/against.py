@@ -1,12 +1,13 @@
-"""Is this checkout slower than another one? Cases of a script, in interleaved pairs of processes of both.
+"""Is this checkout slower than another one? Cases of a question, in interleaved pairs of processes of both.
 
 Each pair measures the case once in a process of either checkout, in an order that is drawn; its ratio is that of the
 two medians of the arm. The interval is a bootstrap of the geometric mean of the ratios. Both checkouts need a ``.venv``
-with pyuffd built in place (``tests/run`` and ``bench/run`` make one).
+with pyuffd built in place (``tests/run`` and ``bench/run`` make one), and this checkout's benchmarks measure both.
 """
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -14,25 +15,26 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyperf
-from _table import print_table
+import pandas as pd
 from tqdm import tqdm
 
+from .report.judge import mean_of_logs
+from .report.words import times
+
 _ROOT = Path(__file__).resolve().parent.parent
-_RESAMPLES = 10_000
 
 
 def main() -> None:
     """Measure, print the table, and write what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.against", description=__doc__)
     parser.add_argument("other", type=Path, help="the other checkout")
-    parser.add_argument("--script", default="bench_fault.py", help="of bench/, in both checkouts")
-    parser.add_argument("--case", nargs="+", default=["fault/in-process/same-cpu/around-1/threads-1"])
-    parser.add_argument("--arm", default="manager", help="of the case: what follows its name")
+    parser.add_argument("--question", default="fault")
+    parser.add_argument("--case", nargs="+", default=["in-process, same-cpu"])
+    parser.add_argument("--arm", default="manager", help="of the case")
+    parser.add_argument("--metric", default="time")
     parser.add_argument("--pairs", type=int, default=24)
-    parser.add_argument("--values", type=int, default=20, help="rounds in each process")
-    parser.add_argument("--seed", type=int, default=1, help="of the order within the pairs, and of the bootstrap")
+    parser.add_argument("--rounds", type=int, default=20, help="in each process")
+    parser.add_argument("--seed", type=int, default=1, help="of the order within the pairs")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the medians as JSON")
     options = parser.parse_args()
     order = random.Random(options.seed)
@@ -45,11 +47,10 @@ def main() -> None:
                 medians[case].append(_pair(options, case, order))
                 bar.update()
     if options.output:
-        options.output.write_text(json.dumps({"seed": options.seed, "arm": options.arm, "medians": medians}) + "\n")
-    print_table(
-        ("case", "this / other", "95 %", "pairs"),
-        [_row(case, np.array(pairs), options.seed) for case, pairs in medians.items()],
-    )
+        found = {"seed": options.seed, "question": options.question, "arm": options.arm, "medians": medians}
+        options.output.write_text(json.dumps(found) + "\n")
+    rows = [_row(case, pairs) for case, pairs in medians.items()]
+    print(pd.DataFrame(rows, columns=["case", "this / other", "95 %", "pairs"]).to_string(index=False))
 
 
 def _pair(options: argparse.Namespace, case: str, order: random.Random) -> list[float]:
@@ -64,24 +65,28 @@ def _pair(options: argparse.Namespace, case: str, order: random.Random) -> list[
 
 
 def _measure(checkout: Path, options: argparse.Namespace, case: str) -> float:
+    """The benchmarks are this checkout's; what they measure is that one's, which its own Python imports."""
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "result.json")
         command = [
-            str(checkout / ".venv" / "bin" / "python"), str(checkout / "bench" / options.script),
-            "--worker", case, "--worker-output", str(result), "--values", str(options.values),
+            str(checkout / ".venv" / "bin" / "python"), "-m", "bench.harness.worker",
+            options.question, "0", str(options.rounds), str(options.seed), folder, case,
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-        suite = pyperf.BenchmarkSuite.load(str(result))
-        return float(np.median(suite.get_benchmark(f"{case}/{options.arm}").get_values()))
+        # The folder that is searched for the package bench has no pyuffd: the venv's is found.
+        Path(folder, "bench").symlink_to(_ROOT / "bench")
+        environment = {**os.environ, "PYTHONPATH": folder}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    rounds = [record for line in done.stdout.splitlines() if (record := json.loads(line))["kind"] == "round"]
+    return float(
+        np.median([record["values"][options.arm][options.metric] for record in rounds if record["round"] >= 0])
+    )
 
 
-def _row(case: str, pairs: npt.NDArray[np.float64], seed: int) -> tuple[str, ...]:
-    logs = np.log(pairs[:, 0] / pairs[:, 1])
-    picks = np.random.default_rng(seed).integers(0, len(logs), (_RESAMPLES, len(logs)))
-    low, high = np.exp(np.quantile(logs[picks].mean(axis=1), [0.025, 0.975]))
-    return case, f"{np.exp(logs.mean()):.4f}", f"{low:.4f} .. {high:.4f}", str(len(logs))
+def _row(case: str, pairs: list[list[float]]) -> tuple[str, str, str, str]:
+    both = np.array(pairs)
+    ratio, low, high = mean_of_logs(np.log(both[:, 0] / both[:, 1]))
+    return case, f"{ratio:.4f}", f"{low:.4f} .. {high:.4f}", times(len(pairs))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The console command ``pyuffd``."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -16,6 +17,9 @@ from pyuffd._version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0 where something can be served, 1 where nothing can."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["bench"]:
+        return _bench(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         found = _probed(options.fresh)
@@ -29,6 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if found.usable else 1
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    """Run the benchmarks, which have options of their own and need more than pyuffd itself does."""
+    try:
+        bench = importlib.import_module("pyuffd.bench.command_line")
+    except ModuleNotFoundError as error:
+        print(f"pyuffd bench: {error.name} is missing: pip install 'pyuffd[bench]'", file=sys.stderr)
+        return 1
+    code: int = bench.main(arguments)
+    return code
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pyuffd", description="Manage Linux page faults with userfaultfd.")
     parser.add_argument("--version", action="version", version=f"pyuffd {__version__}")
@@ -39,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tell what this kernel and this user may do with userfaultfd, and what to change. What the kernel "
         "does when a userfaultfd is released is found by experiment once per boot, which takes some seconds.",
     )
+    commands.add_parser("bench", add_help=False, help="measure what an early close saves; --help tells its options")
     command.add_argument("--json", action="store_true", help="for programs")
     command.add_argument("--fresh", action="store_true", help="repeat the experiment")
     return parser

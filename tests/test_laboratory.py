@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
+from bench.kernels import _archive, _edit, _missing, _report, _run, _verdict
 
-from kernels import _archive, _edit, _missing, _report, _run, _verdict  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
+
 
 SOURCE = """
     vm_fault_t ret = VM_FAULT_SIGBUS;

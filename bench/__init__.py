@@ -1,0 +1,1 @@
+"""Benchmarks of pyuffd: what is asked, how it is measured, and what is told. See ``python -m bench --help``."""

@@ -1,0 +1,1 @@
+"""What is told of raw results: read, compared, judged, drawn and written, on any machine, without the extension."""

@@ -1,0 +1,224 @@
+"""The figures of the answer, at most seven."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from ..arms import LOOP, filler
+from .judge import compare
+from .plotting import BLACK, SPREAD, Drawn, counts_on, dots, figure, lines, look_of, point, times_on
+from .results import CaseInfo, Results, Values
+from .words import seconds, times
+
+_ENDINGS = ("early-close", "unregister", "keep-open")
+_WORK = {
+    "target": "reads resident managed pages",
+    "fault": "faults on memory nobody manages",
+    "mmap": "maps, touches and unmaps memory",
+}
+_QUANTILES = ("p50", "p99", "p99.9", "max")
+_SHOWN_MS = range(-20, 35)
+
+
+def draw(results: Results) -> Iterator[Drawn]:
+    """Draw those whose questions were measured."""
+    for each in (ending_time, latency, throughput, one_fault, fill, restore):
+        drawn = each(results)
+        if drawn is not None:
+            yield drawn
+
+
+def ending_time(results: Results) -> Drawn | None:
+    """The time of both endings against regions."""
+    cases = {
+        int(info.parameters["regions"]): info
+        for info in results.cases_of("ending")
+        if info.parameters["setup"] == "across"
+    }
+    if len(cases) < 2:
+        return None
+    regions = sorted(cases)
+    arms = ("early-close", "unregister", "early-close, bare", "unregister, bare")
+    drawn = figure(8, 5)
+    axes = drawn.add_subplot()
+    axes.set(xscale="log", yscale="log", xlabel="regions (a VMA of 4 pages each)", ylabel="time of the ending")
+    lines(axes, {arm: {count: results.of("ending", cases[count].name, arm) for count in regions} for arm in arms})
+    found = {count: compare(results, "ending", cases[count].name, "unregister", "early-close") for count in regions}
+    for count, each in found.items():
+        if each.ratio == each.ratio:
+            text = f"{times(each.ratio)} times"
+            axes.annotate(text, (count, each.median), (0, 12), textcoords="offset points", ha="center", fontsize=9)
+    counts_on(axes.xaxis, regions)
+    times_on(axes.yaxis)
+    axes.legend(loc="upper left")
+    most = found[regions[-1]]
+    title = (
+        f"Letting go of {regions[-1]} regions takes {seconds(most.other_median)} by an early close and "
+        f"{seconds(most.median)} by unregister"
+    )
+    note = f"{SPREAD} Above: unregister to early close, paired. Grey: the loop of system calls alone."
+    return Drawn("ending", title, note, drawn)
+
+
+def latency(results: Results) -> Drawn | None:
+    """Quantiles of accesses around an ending, and before it."""
+    cases = _tails(results)
+    if not cases:
+        return None
+    drawn = figure(12, 4.6)
+    panels = drawn.subplots(1, len(cases), sharey=True, squeeze=False)[0]
+    for axes, info in zip(panels, cases, strict=True):
+        axes.set_yscale("log")
+        for column, quantile in enumerate(_QUANTILES):
+            for shift, ending in zip((-0.24, 0.0, 0.24), _ENDINGS, strict=True):
+                around = results.of("tails", info.name, ending, f"{quantile} around")
+                before = results.of("tails", info.name, ending, f"{quantile} before").median()
+                point(axes, column + shift, around, ending, across=False, label=ending if column == 0 else "")
+                axes.plot([column + shift - 0.1, column + shift + 0.1], [before] * 2, color=BLACK, linewidth=1)
+        axes.set_title(f"a thread {_WORK[info.parameters['beside']]}", fontsize=10)
+        axes.set_xticks(range(len(_QUANTILES)), _QUANTILES)
+        axes.grid(axis="y", which="both", alpha=0.2)
+    panels[0].set_ylabel("latency of one access")
+    times_on(panels[0].yaxis)
+    panels[0].legend(loc="upper left", fontsize=9)
+    longest = _medians(results, cases[0], "max around")
+    title = (
+        f"The longest access of a thread that {_WORK[cases[0].parameters['beside']]}: {longest['early-close']} around "
+        f"an early close, {longest['unregister']} around unregister, {longest['keep-open']} without an ending"
+    )
+    note = f"{SPREAD} Of accesses within 5 ms of the ending; black dashes: the median in a window before it."
+    return Drawn("latency", title, note, drawn)
+
+
+def _tails(results: Results) -> list[CaseInfo]:
+    cases = [info for info in results.cases_of("tails") if info.name.startswith("beside ")]
+    return [info for info in cases if all(results.of("tails", info.name, e, "max around").size for e in _ENDINGS)]
+
+
+def _medians(results: Results, info: CaseInfo, metric: str) -> dict[str, str]:
+    return {ending: seconds(results.median("tails", info.name, ending, metric)) for ending in _ENDINGS}
+
+
+def throughput(results: Results) -> Drawn | None:
+    """Accesses per millisecond through an ending."""
+    cases = _tails(results)
+    if not cases:
+        return None
+    drawn = figure(8, 2.4 * len(cases))
+    panels = drawn.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
+    worst = {}
+    for axes, info in zip(panels, cases, strict=True):
+        for ending in _ENDINGS:
+            share = _shares(results, info, ending)
+            low, middle, high = np.quantile(share, [0.25, 0.5, 0.75], axis=0)
+            colour = look_of(ending).colour
+            axes.step(_SHOWN_MS, middle, where="post", color=colour, label=ending)
+            axes.fill_between(_SHOWN_MS, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
+            worst[info.name, ending] = float(middle[-_SHOWN_MS.start :][:20].min())
+        axes.axvline(0, color=BLACK, linewidth=0.8)
+        axes.set_title(f"a thread {_WORK[info.parameters['beside']]}", fontsize=10)
+        axes.set(ylim=(0, None), ylabel="of the usual")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.grid(alpha=0.2)
+    panels[-1].set_xlabel("milliseconds since the ending began")
+    panels[0].legend(loc="lower right", fontsize=9)
+    first = cases[0]
+    title = (
+        f"In its worst millisecond an early close leaves {worst[first.name, 'early-close']:.0%} of the throughput of a "
+        f"thread that {_WORK[first.parameters['beside']]}, and unregister {worst[first.name, 'unregister']:.0%}"
+    )
+    return Drawn(
+        "throughput", title, "Lines: the median of the endings; bands: the middle half. Higher is better.", drawn
+    )
+
+
+def _shares(results: Results, info: CaseInfo, ending: str) -> Values:
+    """Accesses per millisecond of each ending, as a share of its own median before the ending."""
+    counts = np.array(results.arrays["tails", info.name, ending, "timeline"], np.float64)
+    before = -int(info.parameters["timeline_begins_ms"])
+    usual = counts[:, :before].mean(axis=1, keepdims=True)
+    begin = before + _SHOWN_MS.start
+    shares: Values = counts[:, begin : begin + len(_SHOWN_MS)] / np.maximum(usual, 1.0)
+    return shares
+
+
+def one_fault(results: Results) -> Drawn | None:
+    """One fault, by what serves it."""
+    panels = ("one fault, another process", "one fault, this process, inline")
+    values = {case: _arms(results, "fault", case) for case in panels}
+    values = {case: arms for case, arms in values.items() if arms}
+    if panels[0] not in values:
+        return None
+    drawn = figure(8.5, 0.55 * sum(map(len, values.values())) + 2)
+    every = drawn.subplots(
+        len(values), 1, sharex=True, squeeze=False, height_ratios=[len(arms) for arms in values.values()]
+    )[:, 0]
+    for axes, (case, arms) in zip(every, values.items(), strict=True):
+        axes.set_xscale("log")
+        dots(axes, arms)
+        axes.set_title(case, fontsize=10)
+    times_on(every[-1].xaxis)
+    every[-1].set_xlabel("time that the thread waits for a page")
+    gain = compare(results, "fault", panels[0], LOOP, "adopt")
+    title = (
+        f"A fault takes the loop that managers use {seconds(gain.median)}, and pyuffd {seconds(gain.other_median)} "
+        "where it adopts the thread"
+    )
+    return Drawn("fault", title, SPREAD, drawn)
+
+
+def _arms(results: Results, question: str, case: str, metric: str = "time") -> dict[str, pd.Series]:
+    """The values of each arm but a control's second, the slowest first."""
+    control = results.cases[question, case].control if (question, case) in results.cases else ""
+    found = {
+        arm: results.of(question, case, arm, metric)
+        for arm in results.arms_of(question, case)
+        if not control or arm == control or not arm.startswith(f"{control} (")
+    }
+    known = {arm: values for arm, values in found.items() if values.notna().any()}
+    return dict(sorted(known.items(), key=lambda item: -item[1].median()))
+
+
+def fill(results: Results) -> Drawn | None:
+    """How fast memory is installed in the background."""
+    cases = [info for info in results.cases_of("fill") if info.parameters["setup"] == "across"]
+    if not cases or not (arms := _arms(results, "fill", cases[0].name)):
+        return None
+    drawn = figure(8.5, 0.55 * len(arms) + 1.4)
+    axes = drawn.add_subplot()
+    dots(axes, arms, lambda _, middle: f"{seconds(middle)} a page, {4096 / middle / 1e9:.1f} GB/s")
+    axes.set_xlim(0, None)
+    axes.margins(x=0.15)
+    times_on(axes.xaxis)
+    axes.set_xlabel("time of a page of 4 KiB")
+    one, two = (results.median("fill", cases[0].name, filler(count)) for count in (1, 2))
+    title = f"One filler installs {4096 / one / 1e9:.1f} GB/s into another process, two {4096 / two / 1e9:.1f} GB/s"
+    return Drawn("fill", title, SPREAD, drawn)
+
+
+def restore(results: Results) -> Drawn | None:
+    """The real image, restored in each way."""
+    cases: Mapping[str, str] = {
+        info.name: "work" if info.name.startswith("at work") else "native"
+        for info in results.cases_of("restore")
+        if info.headline
+    }
+    values = {case: arms for case, metric in cases.items() if (arms := _arms(results, "restore", case, metric))}
+    if not values:
+        return None
+    drawn = figure(8.5, 0.55 * sum(map(len, values.values())) + 2)
+    every = drawn.subplots(
+        len(values), 1, sharex=True, squeeze=False, height_ratios=[len(arms) for arms in values.values()]
+    )[:, 0]
+    findings = []
+    for axes, (case, arms) in zip(every, values.items(), strict=True):
+        dots(axes, arms)
+        what = "until all is touched and compared" if cases[case] == "work" else "until all is resident and let go"
+        axes.set_title(f"{case}: {what}", fontsize=10)
+        soonest = min(arms, key=lambda arm: arms[arm].median())
+        findings.append(f"{case}: {soonest} is soonest, {seconds(float(arms[soonest].median()))}")
+    every[-1].set_xlim(0, None)
+    times_on(every[-1].xaxis)
+    every[-1].set_xlabel("time from the hand-off")
+    return Drawn("restore", f"A real program's memory comes back: {'; '.join(findings)}", SPREAD, drawn)

@@ -1,0 +1,167 @@
+"""The raw results of a folder, as one table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..harness.records import Record, RecordError, Records
+
+Values = npt.NDArray[np.float64]
+
+_COLUMNS = ("question", "case", "arm", "metric", "process", "round", "value")
+
+
+@dataclass(frozen=True)
+class CaseInfo:
+    """What the records say of a case."""
+
+    question: str
+    name: str
+    parameters: dict[str, Any]
+    pairs: Sequence[tuple[str, str]]
+    unit: str
+    control: str
+    headline: bool
+
+
+@dataclass
+class Results:
+    """All that was measured.
+
+    Attributes:
+        values: A row for each value: question, case, arm, metric, process, round and value, which is NaN where the arm
+            had none that time. Rounds that do not count are left out.
+        cases: By question and name, in the order in which they were first measured.
+        arrays: By question, case, arm and name: an array of each counted round.
+        processes: What each worker told of itself.
+        business: How busy the machine was in each case of each process.
+        failures: What went wrong, one sentence each.
+        skipped: What this machine or user cannot run, and why.
+    """
+
+    values: pd.DataFrame
+    cases: dict[tuple[str, str], CaseInfo]
+    arrays: dict[tuple[str, str, str, str], list[npt.NDArray[np.int64]]]
+    processes: list[dict[str, Any]]
+    business: pd.DataFrame
+    failures: list[str]
+    skipped: list[str]
+
+    def of(self, question: str, case: str, arm: str, metric: str = "time") -> "pd.Series[float]":
+        """Values by (process, round); empty where there are none."""
+        rows = self.values
+        chosen = rows[(rows.question == question) & (rows.case == case) & (rows.arm == arm) & (rows.metric == metric)]
+        found: pd.Series[float] = chosen.set_index(["process", "round"])["value"]
+        return found
+
+    def median(self, question: str, case: str, arm: str, metric: str = "time") -> float:
+        """Of all values; NaN where there are none."""
+        return float(self.of(question, case, arm, metric).median())
+
+    def cases_of(self, question: str) -> list[CaseInfo]:
+        """In their order."""
+        return [info for (of, _), info in self.cases.items() if of == question]
+
+    def arms_of(self, question: str, case: str) -> list[str]:
+        """Of a case, as they were first measured; controls come last."""
+        rows = self.values
+        return list(rows[(rows.question == question) & (rows.case == case)].arm.unique())
+
+    def told(self, key: str) -> list[str]:
+        """What the workers told of themselves, each answer once."""
+        return sorted({str(process[key]) for process in self.processes if key in process})
+
+
+def load(folder: Path) -> Results:
+    """Read what a run has left in its folder.
+
+    Raises:
+        RecordError: There is nothing, or it cannot be read.
+    """
+    records = Records(folder)
+    loader = _Loader()
+    for question in records.questions:
+        for record in records.read(question):
+            loader.take(question, record)
+    results = loader.results()
+    if results.values.empty and not results.failures and not results.skipped:
+        raise RecordError(f"{folder} has no results: measure first, with --out {folder}")
+    return results
+
+
+@dataclass
+class _Loader:
+    """Takes one record after the other."""
+
+    cases: dict[tuple[str, str], CaseInfo] = field(default_factory=dict)
+    rounds: dict[tuple[str, str, int], list[Record]] = field(default_factory=dict)
+    business: dict[tuple[str, str, int], Record] = field(default_factory=dict)
+    failures: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], str] = field(default_factory=dict)
+    processes: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, question: str, record: Record) -> None:
+        kind = record["kind"]
+        if kind == "process":
+            self.processes.append(record["metadata"] | {"seed": record["seed"]})
+            return
+        case = record["case"]
+        if kind == "skipped":
+            self.skipped[question, case] = record["why"]
+            return
+        key = (question, case, record["process"])
+        if kind == "case":
+            self.cases[question, case] = _case_info(question, record)
+            self.rounds[key] = []
+            self.failures.pop(key, None)
+        elif kind == "round":
+            self.rounds[key].append(record)
+        elif kind == "done":
+            self.business[key] = record["business"]
+        elif kind == "failed":
+            self.failures[key] = record["why"]
+
+    def results(self) -> Results:
+        rows = [row for key, rounds in self.rounds.items() for row in _rows(*key, rounds)]
+        arrays: dict[tuple[str, str, str, str], list[npt.NDArray[np.int64]]] = {}
+        for (question, case, _), rounds in self.rounds.items():
+            for record in rounds:
+                if record["round"] < 0:
+                    continue
+                for arm, found in record.get("arrays", {}).items():
+                    for name, array in found.items():
+                        arrays.setdefault((question, case, arm, name), []).append(np.array(array))
+        keys = ("question", "case", "process")
+        return Results(
+            values=pd.DataFrame(rows, columns=_COLUMNS).astype({"value": float}),
+            cases=self.cases,
+            arrays=arrays,
+            processes=self.processes,
+            business=pd.DataFrame([dict(zip(keys, key, strict=True)) | found for key, found in self.business.items()]),
+            failures=[
+                f"{question}, {case}, process {process}: {why}"
+                for (question, case, process), why in self.failures.items()
+            ],
+            skipped=[f"{question}, {case}: {why}" for (question, case), why in self.skipped.items()],
+        )
+
+
+def _case_info(question: str, record: Record) -> CaseInfo:
+    pairs = [(first, second) for first, second in record["pairs"]]
+    return CaseInfo(
+        question, record["case"], record["parameters"], pairs, record["unit"], record["control"], record["headline"]
+    )
+
+
+def _rows(question: str, case: str, process: int, rounds: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
+    for record in rounds:
+        if record["round"] < 0:
+            continue
+        for arm, metrics in record["values"].items():
+            for metric, value in metrics.items():
+                yield question, case, arm, metric, process, record["round"], np.nan if value is None else value
