@@ -1,8 +1,9 @@
 """What an ending costs the kernel, as a sum of its parts, fitted to the bare loops.
 
 The time of an ending is taken as base + VMAs of the target + regions + waiting threads, each with a constant of its own
-(one visit of a VMA; one region taken away from the userfaultfd, with UNREGISTER's system call where there is one; one
-thread woken). Weighted by the reciprocal of each time, so that the small ones count as much as the large ones.
+(one visit of a VMA; one region taken away from the userfaultfd, with the system calls UNREGISTER and WAKE where they
+are made; one thread woken). Weighted by the reciprocal of each time, so that the small ones count as much as the large
+ones.
 """
 
 from collections.abc import Sequence
