@@ -1,7 +1,8 @@
 """Manage Linux page faults with userfaultfd at the speed of C++.
 
 A manager fills the memory of this process, or of another one, page by page when a page is touched, and lets go of it
-by an early close where that is safe (Linux 4.14, kernel commit 656710a60e36).
+by an early close where that is safe (since Linux 4.14, kernel commit 656710a60e36; for all who touch the memory since
+6.15 and its stable backports, commit fe4cdc2c4e24).
 """
 
 try:

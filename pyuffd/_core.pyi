@@ -154,7 +154,7 @@ class Userfaultfd:
     @property
     def registered_by_sender(self) -> bool: ...
     def waiting(self) -> tuple[int, int]:
-        """Faults that are queued, and faults whose threads sleep, queued or read (fdinfo: pending, total)."""
+        """Faults that nobody has read yet, and all whose threads sleep, read or not (fdinfo: pending, total)."""
     def read(
         self, most: int = 64, timeout: float | None = None
     ) -> list[Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd]:

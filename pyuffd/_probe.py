@@ -59,12 +59,15 @@ class Probe:
 
     @property
     def full(self) -> bool:
-        """Whether one can be opened that serves kernel accesses too (read(2) into a missing page, KVM)."""
+        """Whether one can be opened that serves kernel accesses too (read(2) into a missing page, KVM).
+
+        Fork events (EVENT_FORK) need CAP_SYS_PTRACE in the initial user namespace besides, which is not looked at.
+        """
         return 0 in (self.device, self.syscall)
 
     @property
     def advice(self) -> str:
-        """What to change so that everything can be served; empty where it can."""
+        """What to change so that every access can be served, a kernel's too; empty where each can."""
         if self.full:
             return ""
         change = (

@@ -38,7 +38,7 @@ class Release:
         reason: Why the experiment could not decide, if it was tried now and could not.
         rounds: Of the experiment, all of which agreed.
         minor_faults: The most that a thread which met the released userfaultfd took in one round: thousands with
-            nopage, one or two with retry.
+            nopage (the experiment decides only since Linux 6.6, where it spins), one or two with retry.
         lost_wakes: Of UNREGISTER without WAKE; None where they were not counted.
     """
 

@@ -1,8 +1,9 @@
 // Whether UNREGISTER leaves threads asleep on the running kernel.
 //
 // UNREGISTER wakes the waiters of a region before it takes its VMA away from the userfaultfd. On
-// kernels whose faults take the lock of their VMA (since 6.6) a fault can slip in between, and then
-// sleeps on: until UFFDIO_WAKE of the range, or close, which clears first and wakes last.
+// kernels whose userfaults take the lock of their VMA (since 6.6; other faults since 6.4) a fault
+// can slip in between, and then sleeps on: until UFFDIO_WAKE of the range, or close, which clears
+// first and wakes last.
 #pragma once
 
 #include <chrono>

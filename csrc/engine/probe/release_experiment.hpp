@@ -5,7 +5,7 @@
 // thread meanwhile reads a missing page of that userfaultfd's region, under its VMA's own lock. A
 // fourth thread reads a missing page of a userfaultfd that stays open: that its fault is delivered
 // is the proof that faults still reach the userfaultfd while a writer waits for mmap_lock; kernels
-// whose faults take mmap_lock (before 6.6) fail this proof.
+// whose userfaults take mmap_lock (before 6.6) fail this proof.
 #pragma once
 
 #include <cstdint>

@@ -24,8 +24,8 @@ namespace uffd {
 
 class Adoption {
  public:
-  // Two wake-ups of idle CPUs: 25 to 45 us a fault where threads are free, 4 us where they are not
-  // (Linux 6.18 on a virtual machine with 2 CPUs).
+  // Two wake-ups of idle CPUs, with some to spare: a fault takes 43 us where threads are free and
+  // 8.9 us where they are adopted (docs/results, Linux 6.18 on a virtual machine with 2 CPUs).
   static constexpr uint64_t kWakeUpsNs = 20'000;
   static constexpr uint64_t kReviewNs = 50'000'000;
 
