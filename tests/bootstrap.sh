@@ -38,6 +38,14 @@ install_packages() {
     return 1
 }
 
+# Those of these packages that can be had; what needs the others says so.
+install_what_can_be_had() {
+    local package
+    for package in "$@"; do
+        install_packages "$package" >/dev/null 2>&1 || echo "not installed: $package"
+    done
+}
+
 # What the build is made from.
 build_stamp() {
     {

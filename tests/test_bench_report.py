@@ -4,13 +4,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyperf
 import pytest
+from raw_results import QUIET, Values, write_case
 
 from bench.harness.records import RecordError, Records
 from bench.report.answers import answers, headline, is_busy, losses, quiet
@@ -19,39 +19,6 @@ from bench.report.judge import compare, mean_of_logs, noise
 from bench.report.results import Results, load
 from bench.report.words import seconds, sentence
 from bench.report.write import write
-
-Values = Mapping[str, Mapping[str, float | None]]
-
-QUIET = {"seconds": 1.0, "steal": 0.0, "others": 0.01, "pressure": None, "load": 0.5, "mhz": None}
-METADATA = {"git_commit": "abc", "date": "2026-11-01 10:00:00", "kernel": "6.18", "cpu_count": 2}
-
-
-def write_case(
-    folder: Path,
-    rounds: Sequence[Sequence[Values]],
-    *,
-    question: str = "ending",
-    case: str = "4096 regions",
-    pairs: Sequence[tuple[str, str]] = (("unregister", "early-close"),),
-    control: str = "early-close",
-    parameters: Mapping[str, Any] | None = None,
-    business: Mapping[str, Any] = QUIET,
-) -> None:
-    """Write raw results of a case: a list of rounds for each process; the first of each does not count."""
-    records = Records(folder)
-    about: dict[str, Any] = {
-        "case": case,
-        "parameters": parameters or {"setup": "across", "regions": 4096},
-        "pairs": pairs,
-    }
-    about |= {"unit": "second", "control": control, "headline": True}
-    for process, values in enumerate(rounds):
-        of = {"process": process}
-        records.append(question, {"kind": "process", "seed": 1, "metadata": METADATA, **of})
-        records.append(question, {"kind": "case", **of, **about})
-        for number, each in enumerate(values, -1):
-            records.append(question, {"kind": "round", "case": case, "round": number, "values": each, **of})
-        records.append(question, {"kind": "done", "case": case, "business": business, **of})
 
 
 def times(early: float, late: float | None, again: float | None = None) -> Values:

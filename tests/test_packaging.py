@@ -35,7 +35,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources alone, as a fresh clone has them."""
     tree = tmp_path_factory.mktemp("clone") / "pyuffd"
-    ignored = shutil.ignore_patterns("*.so", "build", "dist", "__pycache__", "*.egg-info", ".venv", ".git", "results*")
+    ignored = shutil.ignore_patterns("*.so", "build", "dist", "__pycache__", "*.egg-info", ".venv", ".git", "results", "results-*")
     shutil.copytree(ROOT, tree, ignore=ignored)
     return tree
 
@@ -62,6 +62,19 @@ def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
     for name in ("py.typed", "_core.pyi", "_core.", "_workload."):
         assert name in listed
     assert "release generation" in run(python, "-c", "import pyuffd; print(pyuffd.probe())", cwd=tmp_path)
+    bench_of_wheel(python, next(dist.glob("*.whl")), tmp_path)
+
+
+def bench_of_wheel(python: Path, wheel: Path, folder: Path) -> None:
+    """The benchmarks come with the wheel, and say what they need besides."""
+    command = (python, "-m", "pyuffd", "bench")
+    done = subprocess.run([*command, "--list"], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pyuffd bench: pyperf is missing: pip install 'pyuffd[bench]'\n")
+    run(python, "-m", "pip", "install", "-q", f"pyuffd[bench] @ {wheel.as_uri()}", cwd=folder)
+    assert "ending" in run(*command, "--list", cwd=folder)
+    told = run(*command, "--only", "footprint", "--fast", "--out", "out", cwd=folder)
+    assert "the report is out/report.html" in told
+    assert "wheel" in (folder / "out" / "raw" / "footprint.jsonl").read_text()  # instead of a commit
 
 
 def test_install_twice(tree: Path, tmp_path: Path) -> None:

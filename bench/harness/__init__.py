@@ -1,0 +1,1 @@
+"""How anything is measured: cases and arms, workers, raw records, targets, placement."""
