@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 from raw_results import write_headline
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 from bench.report.write import write
-
-selenium = pytest.importorskip("selenium", reason="needs selenium: pip install 'pyuffd[test]'")
-
-from selenium import webdriver  # noqa: E402  (what is imported above may be missing)
-from selenium.webdriver.chrome.service import Service  # noqa: E402
 
 DRIVER = shutil.which("chromedriver")
 
@@ -51,7 +48,7 @@ def open_page(browser: webdriver.Chrome, page: Path, width: int = 1600, scheme: 
 
 
 def ask(browser: webdriver.Chrome, script: str) -> Any:
-    return browser.execute_script(f"return {script}")  # type: ignore[no-untyped-call]
+    return browser.execute_script(f"return {script}")
 
 
 def test_every_figure_renders(browser: webdriver.Chrome, page: Path) -> None:

@@ -35,7 +35,9 @@ def run(*command: str | Path, cwd: Path) -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources alone, as a fresh clone has them."""
     tree = tmp_path_factory.mktemp("clone") / "pyuffd"
-    ignored = shutil.ignore_patterns("*.so", "build", "dist", "__pycache__", "*.egg-info", ".venv", ".git", "results", "results-*")
+    ignored = shutil.ignore_patterns(
+        "*.so", "build", "dist", "__pycache__", "*.egg-info", ".venv", ".git", "results", "results-*"
+    )
     shutil.copytree(ROOT, tree, ignore=ignored)
     return tree
 
