@@ -460,6 +460,14 @@ class Manager:
         present: str,
         beyond: str | None,
     ) -> Target: ...
+    def add_memory(
+        self, mapping: Mapping, uffd: Userfaultfd, regions: Sequence[Region], inline: bool
+    ) -> ManagedMemory: ...
+
+@final
+class ManagedMemory:
+    @property
+    def target(self) -> Target: ...
 
 @final
 class Target:

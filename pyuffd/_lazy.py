@@ -14,27 +14,26 @@ import numpy.typing as npt
 from pyuffd import _core
 from pyuffd._core import Mapping, MemorySource, Region, Source, Userfaultfd
 from pyuffd._flags import Feature
-from pyuffd._manager import add_target, make_core
+from pyuffd._inline import check_sigbus
+from pyuffd._manager import make_core
 from pyuffd._target import Target
 
 
 class _LazyMemory:
-    """The memory under a lazy array: its base object, so it lives as long as any view of it."""
+    """The memory under a lazy array: its base object, so it lives as long as any view of it.
 
-    def __init__(self, mapping: Mapping, target: Target | None, length: int) -> None:
+    Nobody can touch the memory afterwards, so there is nothing to lose: ``owner`` discards its target then.
+    """
+
+    def __init__(self, owner: Mapping | _core.ManagedMemory, address: int, target: Target | None, length: int) -> None:
         self.target = target
-        self._mapping = mapping
+        self._owner = owner
         self.__array_interface__ = {
             "shape": (length,),
             "typestr": "|u1",
-            "data": (mapping.address, False),
+            "data": (address, False),
             "version": 3,
         }
-
-    def __del__(self) -> None:
-        # Nobody can touch this memory any more, so there is nothing to lose.
-        if self.target is not None and not self.target._forked():
-            self.target.discard()
 
 
 _manager: _core.Manager | None = None
@@ -120,14 +119,16 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
     managed = length - length % mapping.page_size
     if managed == 0:
         mapping.array[:length] = np.frombuffer(source.read(0, length), np.uint8)
-        return _LazyMemory(mapping, None, length)
+        return _LazyMemory(mapping, mapping.address, None, length)
     # Nothing is written before the memory is registered: that may map a huge page of zeros.
     regions = [Region(mapping.address, managed, source)]
     if managed < length:
         regions.append(Region(mapping.address + managed, mapping.page_size, _last_page(source, managed, length)))
     uffd = Userfaultfd(Feature.SIGBUS if inline else _offered_move(), user_mode_only=None)
-    core = add_target(_shared_manager(), uffd, regions, None, "auto", "auto", None, verify=False, inline=inline)
-    return _LazyMemory(mapping, Target(core, owns_manager=False, owns_memory=True), length)
+    check_sigbus()
+    memory = _shared_manager().add_memory(mapping, uffd, regions, inline)
+    target = Target(memory.target, owns_manager=False, owns_memory=True)
+    return _LazyMemory(memory, mapping.address, target, length)
 
 
 def _last_page(source: Source, offset: int, end: int) -> MemorySource:

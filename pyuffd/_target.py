@@ -364,7 +364,7 @@ class Target:
 
     def __del__(self) -> None:
         # An interpreter that failed in __init__ has no _closed.
-        if getattr(self, "_closed", True) or self._forked() or self._is_child:
+        if getattr(self, "_closed", True) or self._owns_memory or self._forked() or self._is_child:
             return
         if not self.ended:
             warnings.warn(

@@ -201,3 +201,25 @@ toucher.join()
 tell(sorted(set(codes) - {0}))
 """
     assert run_child(PRELUDE + "import contextlib\n" + code) == []
+
+
+def test_a_fork_while_a_target_with_fork_events_begins() -> None:
+    """No FORK event of this memory may be sent: the fork would wait for it, and add() for the fork."""
+    code = """
+from threading import Thread
+source = pyuffd.MemorySource(random_bytes(PAGE))
+stop = False
+def serve():
+    while not stop:
+        memory = pyuffd.Mapping(PAGE)
+        region = pyuffd.Region(memory.address, PAGE, source)
+        with pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.EVENT_FORK), [region]):
+            pass
+thread = Thread(target=serve)
+thread.start()
+codes = {ended(in_child(lambda: None)) for _ in range(1000)}
+stop = True
+thread.join()
+tell(list(codes))
+"""
+    assert run_child(PRELUDE + code) == [0]

@@ -278,3 +278,42 @@ def test_integers_of_numpy() -> None:
     assert pyuffd.lazy_array(source, "u1", (np.int64(3), np.uint8(4))).shape == (3, 4)
     with pytest.raises(ValueError, match="no dimension may be negative"):
         pyuffd.lazy_array(source, "u1", (-2, -3))
+
+
+def test_an_array_whose_making_is_interrupted_leaves_nothing() -> None:
+    """A signal handler raises at any place of it, as Ctrl-C does."""
+    code = """
+import ctypes, random
+class Interrupted(Exception):
+    pass
+def interrupt(number, frame):
+    raise Interrupted
+signal.signal(signal.SIGALRM, interrupt)
+source = pyuffd.MemorySource(random_bytes(64 * PAGE))
+def make():
+    array = pyuffd.lazy_array(source, "u1", 64 * PAGE)
+    signal.setitimer(signal.ITIMER_REAL, 0)  # only the making is interrupted
+def disarm():
+    while True:
+        try:
+            return signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interrupted:
+            pass
+make()
+began = time.monotonic()
+make()
+usual = time.monotonic() - began
+before = open_descriptors()
+interrupted = 0
+while interrupted < 200:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.random() * 1.2 * usual + 1e-6)
+        make()
+    except Interrupted:
+        interrupted += 1
+    finally:
+        disarm()
+gc.collect()
+tell(sorted(open_descriptors() - before))
+"""
+    assert run_child(code) == []

@@ -93,6 +93,31 @@ tell({state: states.count(state) for state in set(states)})
     assert run_child(MLOCKALL + code, kind, shared) == {"right": 300}
 
 
+# Whoever drops pages of memory that is registered with event features waits until the event is read.
+EVENTS = """
+memory = Managed(pages=300)
+if not sys.argv[1:]:
+    memory.mapping.array.sum()  # maps the zero page
+with pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.EVENTS), [memory.region()]) as target:
+    target.fill()
+    assert target.wait(20, progress=False)
+    found = target.stats().found_present
+states = memory.states()
+tell([found, {state: states.count(state) for state in set(states)}])
+"""
+
+
+@pytest.mark.requires_full_userfaultfd
+def test_what_is_there_before_events_are_told_comes_from_the_source() -> None:
+    assert run_child(EVENTS) == [0, {"right": 300}]
+
+
+@pytest.mark.requires_root
+@pytest.mark.requires_full_userfaultfd
+def test_memory_that_is_locked_before_events_are_told_comes_from_the_source() -> None:
+    assert run_child(MLOCKALL + EVENTS, "locked") == [0, {"right": 300}]
+
+
 def _advise(address: int, length: int, advice: int) -> None:
     assert ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), advice) == 0
 

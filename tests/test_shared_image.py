@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -227,6 +228,57 @@ def target_process(image: pyuffd.SharedImage, write: int) -> Iterator[tuple[Chil
         theirs.close()
         socket.send_fds(ours, [b"m"], [image.fileno()])
         yield child, ours
+
+
+DROPS = """
+import ctypes, mmap
+madvise = ctypes.CDLL(None).madvise
+madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+length, shared, events, wrote = (int(word) for word in sys.argv[2:])
+sock = socket.socket(fileno=int(sys.argv[1]))
+_, fds, _, _ = socket.recv_fds(sock, 1, 1)
+memory = mmap.mmap(fds[0], length, mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
+start = np.frombuffer(memory, "u1").ctypes.data
+if wrote:
+    memory[5 * PAGE] = 7  # a page of its own, which nobody of the manager's installed
+uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMOVE if events else 0)
+pyuffd.handoff.send(sock, uffd, [(start, length, 0, PAGE)], mode="missing+minor")
+hear()
+assert madvise(start + 5 * PAGE, 3 * PAGE, mmap.MADV_DONTNEED) == 0
+signal.signal(signal.SIGBUS, signal.SIG_DFL)
+tell(memory[5 * PAGE : 8 * PAGE].hex())
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # how a failing source is told
+@pytest.mark.parametrize(("late", "fails"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("events", [False, True])
+@pytest.mark.parametrize("wrote", [False, True])
+def test_a_page_that_is_dropped_before_it_came_is_the_images(
+    late: bool, events: bool, wrote: bool, fails: bool
+) -> None:
+    """Also where the image has not read it yet; and where it cannot, its toucher gets SIGBUS."""
+
+    def read(offset: int, length: int) -> bytes:
+        if fails and offset <= 5 * PAGE < offset + length:
+            raise ValueError("no such page")
+        return DATA[offset : offset + length]
+
+    image = pyuffd.SharedImage(pyuffd.CallableSource(read, len(DATA)) if late else pyuffd.MemorySource(DATA))
+    ours, theirs = socket.socketpair()
+    arguments = (theirs.fileno(), image.length, 0, int(events), int(wrote))
+    with ours, Child(DROPS, *arguments, sockets=[theirs]) as child:
+        theirs.close()
+        socket.send_fds(ours, [b"m"], [image.fileno()])
+        got = pyuffd.handoff.receive(ours, image, mode="missing+minor")
+        with pyuffd.serve(got.uffd, got.regions, pid=got.pid, fault_around=1) as target:
+            child.tell("drop")
+            if fails:
+                child.finish(expected=-signal.SIGBUS)
+            else:
+                assert child.hear() == DATA[5 * PAGE : 8 * PAGE].hex()
+                child.finish()
+            target.close("zero")
 
 
 @pytest.mark.parametrize("late", [False, True])

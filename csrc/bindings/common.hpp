@@ -23,6 +23,7 @@ void bind_sources(py::module_& m);
 void bind_shared_image(py::module_& m);
 void bind_region(py::module_& m);
 void bind_manager(py::module_& m);
+void bind_target(py::module_& m);
 void bind_inline(py::module_& m);
 
 // A Python integer, or what has __index__, as an address, a length or a count. Throws

@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, m) {
   bind_sources(m);
   bind_shared_image(m);
   bind_region(m);
+  bind_target(m);
   bind_manager(m);
   bind_inline(m);
 }

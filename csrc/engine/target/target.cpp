@@ -102,8 +102,10 @@ uint64_t Target::removed(const Range& range) {
       const std::lock_guard lock(poisoned_mutex_);
       poisoned_.remove(region.range.intersection(range));
     }
-    residency_.mark(run.first, run.end - run.first);
-    if (written_) written_->add(run.first, run.end - run.first);  // with zeros
+    // In private memory of an image such a page has the image's bytes again: what was missing is
+    // missing still.
+    if (!region.image() || region.shared) residency_.mark(run.first, run.end - run.first);
+    if (written_) written_->add(run.first, run.end - run.first);  // with zeros, or those bytes
   });
   return poisoned;
 }

@@ -38,6 +38,10 @@ class Installer {
   // Poisons the missing pages among [first, end): to touch one gives SIGBUS, after the ending too.
   Outcome poison(const Region& region, uint64_t first, uint64_t end) noexcept;
 
+  // Poisons those of the pages [first, end) whose image has no bytes of them, whatever the target
+  // had there before it dropped them. A page that is present is left alone.
+  Outcome poison_dropped(uint64_t first, uint64_t end) noexcept;
+
   // Sets the markers of a poisoned range again, which a removal took away.
   Outcome poison_again(const Range& range) noexcept;
 

@@ -1,5 +1,7 @@
 // The installer's work at places that have no page number: memory outside all regions, aliases,
 // ranges that are poisoned again, and write-protections.
+#include <algorithm>
+
 #include "engine/linux/blank.hpp"
 #include "engine/serve/fault/installer.hpp"
 #include "engine/serve/fault/verdict.hpp"
@@ -18,6 +20,20 @@ Outcome Installer::poison_again(const Range& range) noexcept {
     start += page_size;
   }
   return Outcome::done;
+}
+
+Outcome Installer::poison_dropped(uint64_t first, uint64_t end) noexcept {
+  Outcome worst = Outcome::done;
+  for (uint64_t page = first; page < end; ++page) {
+    const Region* const region = target_.regions().find_page(page);
+    if (!region || !region->image() || !region->late(page, page + 1)) continue;
+    const Range range{region->address_of(page), region->page_size};
+    if (target_.is_poisoned(range.start)) continue;
+    const Outcome outcome = install_at(range, false);
+    if (outcome >= Outcome::again) return outcome;
+    worst = std::max(worst, outcome);
+  }
+  return worst;
 }
 
 Outcome Installer::unprotect(const Range& range) noexcept {

@@ -12,7 +12,9 @@ Resolver::Resolution Resolver::resolve(std::span<const FaultKey> keys) {
   const uint64_t page = region->page_at(key.address());
   if (!target_.residency().resident(page)) return resolve_missing(*region, page, keys);
   // The target dropped the page. A page that is dropped in an image's memory has the image's bytes
-  // again.
+  // again, which may not have been read yet: the page that was there was the target's own.
+  if (region->image() && !key.is_minor() && region->late(page, page + 1))
+    return {1, Outcome::done, PageRun{page, page + 1}, page};
   const bool from_cache = key.is_minor() || region->image();
   return {1, from_cache ? installer_.install(*region, page, page + 1)
                         : installer_.install_dropped(*region, page)};

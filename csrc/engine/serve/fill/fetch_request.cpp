@@ -29,6 +29,11 @@ Outcome settle_missing(const FetchRequest& request, const std::byte* bytes, Coun
     worst = std::max(worst, outcome);
     first = end;
   }
+  if (!bytes) {
+    const Outcome outcome = installer.poison_dropped(request.first, request.end);
+    if (outcome >= Outcome::again) return outcome;
+    worst = std::max(worst, outcome);
+  }
   // Nobody else wakes a thread that sleeps for one of these pages after another thread settled the
   // page, after the page moved, or at an alias.
   target.uffd().wake(request.start, request.length());

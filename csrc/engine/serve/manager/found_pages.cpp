@@ -47,8 +47,7 @@ bool drop(const Range& pages, uint64_t page_size) noexcept {
   return done;
 }
 
-std::vector<Range> found(const ServedTarget& served, const Region& region) {
-  const pid_t pid = served.target.is_this_process() ? 0 : served.target.pid();
+std::vector<Range> found(pid_t pid, const Region& region) {
   auto present = present_pages(pid, region.range, region.page_size);
   if (present) return std::move(*present);
   throw UnsupportedError(EPERM,
@@ -109,23 +108,26 @@ void keep(ServedTarget& served, const Region& region, const std::vector<Range>& 
 
 }  // namespace
 
+void empty_whole_mappings(const RegionTable& regions) {
+  for (const Range& mapping : whole_mappings(regions)) {
+    regions.for_each_in(mapping, [](const Region& region, PageRun) {
+      // Minor faults tell of pages that are in the page cache.
+      if (!region.minor()) drop_blank_pages(region, found(0, region));
+    });
+  }
+}
+
 void settle_found_pages(ServedTarget& served, Present present) {
+  const bool this_process = served.target.is_this_process();
   const RegionTable& regions = served.target.regions();
-  const auto whole =
-      served.target.is_this_process() ? whole_mappings(regions) : std::vector<Range>{};
+  const auto whole = this_process ? whole_mappings(regions) : std::vector<Range>{};
   for (const Region& region : regions.all()) {
-    // Minor faults tell of pages that are in the page cache.
     if (region.minor()) continue;
     const bool is_ours = std::any_of(whole.begin(), whole.end(), [&](const Range& mapping) {
       return mapping.overlaps(region.range);
     });
     if (!is_ours && present == Present::keep) continue;
-    std::vector<Range> pages = found(served, region);
-    if (pages.empty()) continue;
-    if (is_ours) {
-      drop_blank_pages(region, pages);
-      pages = found(served, region);
-    }
+    const std::vector<Range> pages = found(this_process ? 0 : served.target.pid(), region);
     if (pages.empty()) continue;
     if (present == Present::refuse) refuse(region, length_of(pages));
     keep(served, region, pages);

@@ -11,9 +11,15 @@
 
 namespace uffd {
 
+// Drops the pages of zeros of mappings that pyuffd made and that these regions cover from end to
+// end. Called while nobody has to read an event of that: before they are registered, or where the
+// userfaultfd has no event features. Throws std::invalid_argument that names the region where they
+// cannot be dropped.
+void empty_whole_mappings(const RegionTable& regions);
+
 // Called after the target's regions are registered, and before it is served. Pages that are kept
-// count as resident. Throws std::invalid_argument that names the region under Present::refuse, or
-// where pages of zeros cannot be dropped; UnsupportedError where the pagemap may not be read.
+// count as resident. Throws std::invalid_argument that names the region under Present::refuse;
+// UnsupportedError where the pagemap may not be read.
 void settle_found_pages(ServedTarget& served, Present present);
 
 }  // namespace uffd

@@ -104,11 +104,14 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   place(*served, handler, options);
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);
   InlineAddition addition(*served);
+  // Both before the memory is registered: with event features the kernel would have a fork, and
+  // whoever drops pages, wait until their event is read, and nobody reads yet.
+  if (this_process) served->fork_hole = std::make_unique<ForkHole>(table.ranges());
+  if (this_process && !(options.received && served->living)) empty_whole_mappings(table);
   std::optional<Registration> registration;
   if (!options.received) registration.emplace(uffd, table);
   choose_moves(uffd, table, this_process, options.install);
   settle_found_pages(*served, options.present);
-  if (this_process) served->fork_hole = std::make_unique<ForkHole>(table.ranges());
 
   Taking taking(uffd, *served);
   if (served->inline_faults) served->inline_faults->open();
