@@ -4,7 +4,7 @@ import errno
 import operator
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -96,12 +96,16 @@ class Manager:
         return target
 
     def close(self) -> None:
-        """Close every target that was not closed, and their fork children, filling what is missing. Idempotent."""
+        """Close every target that was not closed, and their fork children, filling what is missing. Idempotent.
+
+        Raises:
+            Exception: What the first target said that cannot be closed. All others are closed; to close again tries the
+                rest.
+        """
         self._closed = True
-        for target in self._targets:
-            target.__exit__(None, None, None)
-        for target in self._targets:
-            _close_children(target)
+        errors = [error for target in self._targets for error in _close_family(target)]
+        if errors:
+            raise errors[0]
         self._targets.clear()
 
     def __enter__(self) -> "Manager":
@@ -116,10 +120,14 @@ class Manager:
         self.close()
 
 
-def _close_children(target: Target) -> None:
+def _close_family(target: Target) -> Iterator[Exception]:
+    """Close a target and its fork children, whatever any of them raises; gives that."""
+    try:
+        target.__exit__(None, None, None)
+    except Exception as error:
+        yield error
     for child in target.children:
-        child.__exit__(None, None, None)
-        _close_children(child)
+        yield from _close_family(child)
 
 
 def serve(

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import traceback
 import warnings
 import weakref
 from dataclasses import dataclass, field
@@ -431,7 +432,10 @@ def _fill_at_exit() -> None:
 
 def _fill_family(target: Target) -> None:
     if target._stopped is None and target._report is None:
-        target.close(missing="fill")
+        try:
+            target.close(missing="fill")
+        except Exception:
+            traceback.print_exc()  # the others are filled all the same
     for child in target.children:
         _fill_family(child)
 

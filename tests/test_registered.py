@@ -306,3 +306,21 @@ def test_registered_of_a_manager(map_kind: Map) -> None:
         target.registered()
     assert set(later.area.states()) == {"right"}
     assert later.area.length == later.area.pages * PAGE
+
+
+def test_a_manager_closes_its_other_targets_where_one_cannot_be(map_kind: Map) -> None:
+    later = _Later(map_kind(ANONYMOUS))
+    other = Managed()
+    manager = pyuffd.Manager(handlers=1)
+    waits = manager.add(later.got.uffd, later.got.regions, pid=later.got.pid, registered=False)
+    first = manager.add(pyuffd.Userfaultfd(), [other.region()])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="call registered\\(\\) first"):
+            manager.close()
+        assert first.ended
+        assert other.states() == ["right"] * other.pages
+        assert not waits.ended
+    later.register()
+    waits.registered()
+    manager.close()
+    assert set(later.area.states()) == {"right"}
