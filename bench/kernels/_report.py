@@ -25,6 +25,15 @@ _COLOURS = {
     Severity.HANGS: "#CC79A7",
     Severity.NOTHING: "#DDDDDD",
 }
+_MEANINGS = {
+    Severity.CLEAN: "goes on",
+    Severity.SPINS: "spins",
+    Severity.ERROR: "error of a call",
+    Severity.ASLEEP: "left asleep",
+    Severity.SIGBUS: "SIGBUS",
+    Severity.HANGS: "hangs",
+    Severity.NOTHING: "not measured",
+}
 
 
 def write_raw(out: Path, runs: Sequence[Run]) -> None:
@@ -51,7 +60,7 @@ def table(runs: Sequence[Run]) -> str:
 
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Draw kernel by experiment: what happens to those who meet the release."""
-    figure = Figure(figsize=(2.6 + 2.3 * len(runs), 0.6 + 0.55 * len(EXPERIMENTS)), layout="constrained")
+    figure = Figure(figsize=(2.6 + 2.3 * len(runs), 0.9 + 0.55 * len(EXPERIMENTS)), layout="constrained")
     axes = figure.subplots()
     for row, name in enumerate(EXPERIMENTS):
         for column, cell in enumerate(_cells(name, runs)):
@@ -62,6 +71,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     axes.set_yticks(range(len(EXPERIMENTS)), list(EXPERIMENTS.values()))
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
+    seen = sorted({cell.severity for name in EXPERIMENTS for cell in _cells(name, runs)})
+    patches = [matplotlib.patches.Patch(color=_COLOURS[severity], label=_MEANINGS[severity]) for severity in seen]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
     figure.savefig(path, dpi=130)
 
 
