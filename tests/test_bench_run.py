@@ -188,7 +188,10 @@ def test_what_the_command_refuses(
 
 
 def test_ctrl_c_leaves_a_report_and_resume_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pyuffd", "bench", "--only", "fork", "--fast", "--out", "out"]
+    # A background job inherits that SIGINT is ignored.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from pyuffd.bench.command_line import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--only", "fork", "--fast", "--out", "out"]
     running = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -41,12 +41,17 @@ def _sentence(
 
 
 def headline(results: Results) -> str:
-    """The answer in one sentence: the endings of the most regions that are told of everywhere."""
+    """The answer in one sentence: the endings of thousands of regions; without them, the first comparison there is."""
     for regions in ("4096 regions", "16384 regions", "1024 regions", "64 regions", "1 region"):
         found = compare(results, "ending", regions, "unregister", "early-close")
         if found.ratio == found.ratio:
             return _headline(found, regions, noise(results, "ending"))
-    return "The endings were not measured."
+    for info in results.cases.values():
+        for arm, other in info.pairs:
+            found = compare(results, info.question, info.name, arm, other)
+            if found.ratio == found.ratio:
+                return sentence(found, noise(results, info.question), case=f"{info.question}, {info.name}")
+    return "Nothing was measured that can be compared."
 
 
 def _headline(found: Comparison, regions: str, aa: float) -> str:

@@ -1,6 +1,7 @@
 #include "engine/serve/manager/admission.hpp"
 
 #include <signal.h>
+#include <sys/mman.h>
 
 #include <stdexcept>
 #include <string>
@@ -107,6 +108,14 @@ void refuse_modes_of_images(const RegionTable& regions) {
   }
 }
 
+void refuse_unmapped(const RegionTable& regions) {
+  for (const Region& region : regions.all()) {
+    void* const start = reinterpret_cast<void*>(region.range.start);
+    if (::msync(start, region.range.length, MS_ASYNC) == 0 || errno != ENOMEM) continue;
+    throw SystemError(EINVAL, "cannot register " + name_of(region) + ": it is not mapped");
+  }
+}
+
 void refuse_other_process(pid_t pid) {
   throw std::invalid_argument("pid is " + std::to_string(pid) +
                               ", but this process opened the userfaultfd, which manages its own "
@@ -186,6 +195,7 @@ void check_regions(const Userfaultfd& uffd, const RegionTable& regions,
   refuse_modes_of_images(regions);
   check_modes(uffd, regions);
   if (!options.received && !this_process) refuse_other_process(options.pid);
+  if (!options.received) refuse_unmapped(regions);
   if (!options.received || !options.registered || regions.empty()) return;
   if (this_process) refuse_foreign(regions);
   refuse_page_size(uffd, regions);
