@@ -190,9 +190,11 @@ def serve(
             (``Stats.found_present``); ``"refuse"`` looks at the target's pagemap when serving begins (ptrace
             permission) and raises ValueError. A ``Mapping`` that is served whole is proved empty: pages of zeros that
             the kernel has put there (transparent huge pages, mlockall) are dropped.
-        beyond: What registered memory outside all regions reads as, as far as events do not tell that it grew out of
-            one: ``"zero"``, or ``"poison"``: its touchers get SIGBUS (Linux 6.6). None poisons where the kernel can;
-            elsewhere its touchers sleep.
+        beyond: What registered memory outside all regions reads as: ``"zero"``, or ``"poison"``: its touchers get
+            SIGBUS (Linux 6.6), unless it lies in one mapping with a region, and so has grown out of that, or a region
+            was moved away from there. None poisons where the kernel can, and elsewhere its touchers sleep; but with
+            event features and regions what is registered after serving began reads as zeros, since no event tells it
+            from memory that grew. Until ``registered()`` is called, touchers of such memory sleep.
         verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
 
     Returns:

@@ -1,15 +1,17 @@
 """Memory that its owner registers only after it has handed its userfaultfd over, and memory outside all regions."""
 
+import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed, until
+from faulting import PAGE, Child, Managed, random_bytes, until
 from kinds import ANONYMOUS, HUGETLB, SHARED, Area, Kind, of_kinds
 
 import pyuffd
-from pyuffd import handoff
+from pyuffd import _target, handoff
 
 pytestmark = [pytest.mark.requires_full_userfaultfd, pytest.mark.requires_root]
 
@@ -324,3 +326,89 @@ def test_a_manager_closes_its_other_targets_where_one_cannot_be(map_kind: Map) -
     waits.registered()
     manager.close()
     assert set(later.area.states()) == {"right"}
+
+
+LATER_BEYOND = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.mremap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] * 2 + [ctypes.c_int] + [ctypes.c_void_p]
+def map(pages, where=None):
+    flags = 0x22 if where is None else 0x100022  # private, anonymous; MAP_FIXED_NOREPLACE
+    found = libc.mmap(where, pages * PAGE, 3, flags, -1, 0)
+    assert found != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+    return found
+def read(address):
+    return ctypes.string_at(address, 1)[0]
+signal.signal(signal.SIGBUS, signal.SIG_DFL)
+room = map(64)
+libc.munmap(ctypes.c_void_p(room), 64 * PAGE)
+managed = map(4, room)
+sock = socket.socket(fileno=int(sys.argv[1]))
+uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
+regions = int(sys.argv[3])
+if regions:
+    pyuffd.handoff.send(sock, uffd, [(managed, 4 * PAGE, 0, PAGE)], keep=True)
+else:
+    pyuffd.handoff.send(sock, uffd, [(managed, 4 * PAGE, 0, PAGE)], keep=True, register=False)
+hear()
+if sys.argv[2] == "grown":
+    assert libc.mremap(managed, 4 * PAGE, 8 * PAGE, 0, None) == managed  # no event tells of that
+    there = managed + 6 * PAGE
+elif sys.argv[2] == "grown-and-moved":
+    assert libc.mremap(managed, 4 * PAGE, 8 * PAGE, 3, room + 32 * PAGE) == room + 32 * PAGE
+    there = room + 37 * PAGE
+elif sys.argv[2] == "vacated":
+    moved = libc.mremap(managed, 4 * PAGE, 4 * PAGE, 5, None)  # MREMAP_MAYMOVE, MREMAP_DONTUNMAP
+    assert moved != managed
+    there = managed + PAGE
+else:
+    there = map(4, room + 16 * PAGE)
+    uffd.register(there, 4 * PAGE)
+    there += PAGE
+tell(read(there))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "regions", "beyond", "found"),
+    [
+        ("grown", 1, "poison", 0),
+        ("grown-and-moved", 1, "poison", 0),
+        ("vacated", 1, "poison", 0),
+        ("registered", 1, "poison", None),
+        ("registered", 1, "zero", 0),
+        ("registered", 1, None, 0),  # no event tells it from memory that grew
+        ("registered", 0, "poison", None),
+        ("registered", 0, None, None),  # nothing can have grown
+        ("registered", 0, "zero", 0),
+    ],
+)
+def test_memory_that_is_registered_after_serving_began(what: str, regions: int, beyond: Any, found: int | None) -> None:
+    """Poison is for what did not grow out of a region, whether events are told or not."""
+    ours, theirs = socket.socketpair()
+    with ours, Child(LATER_BEYOND, theirs.fileno(), what, regions, sockets=[theirs]) as child:
+        theirs.close()
+        got = handoff.receive(ours, pyuffd.MemorySource(random_bytes(4 * PAGE)))
+        with pyuffd.serve(got.uffd, got.regions if regions else [], pid=got.pid, beyond=beyond) as target:
+            child.tell("go")
+            if found is None:
+                child.finish(expected=-signal.SIGBUS)
+                assert target.stats().poisoned == 1
+            else:
+                assert child.hear() == found
+                child.finish()
+            target.close("zero")
+
+
+def test_the_exit_fills_other_targets_where_one_cannot_be(map_kind: Map, capfd: pytest.CaptureFixture[str]) -> None:
+    later = _Later(map_kind(ANONYMOUS))
+    waits = later.serve()
+    other = Managed()
+    first = other.serve()
+    _target._fill_at_exit()
+    assert first.ended
+    assert other.states() == ["right"] * other.pages
+    assert "call registered() first" in capfd.readouterr().err
+    waits.close("zero")

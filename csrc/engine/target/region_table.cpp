@@ -28,6 +28,11 @@ RegionTable::RegionTable(const RegionTable& other) : pages_(other.pages_) {
   for (const Region& region : other.all()) insert(region);
 }
 
+const Region* RegionTable::find_above(uint64_t address) const noexcept {
+  const auto above = by_address_.upper_bound(address);
+  return above == by_address_.end() ? nullptr : &above->second;
+}
+
 const Region* RegionTable::find_below(uint64_t address) const noexcept {
   const auto next = by_address_.upper_bound(address);
   return next == by_address_.begin() ? nullptr : &std::prev(next)->second;

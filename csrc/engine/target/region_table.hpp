@@ -31,6 +31,8 @@ class RegionTable {
   const Region* find_page(uint64_t page) const noexcept;
   // The last region that begins at or below the address; nullptr where there is none.
   const Region* find_below(uint64_t address) const noexcept;
+  // The region with the lowest start above an address.
+  const Region* find_above(uint64_t address) const noexcept;
 
   // By address.
   auto all() const noexcept { return std::views::values(by_address_); }

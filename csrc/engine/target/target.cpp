@@ -41,6 +41,7 @@ Target::Target(RegionTable regions, pid_t pid)
       page_sizes_(sizes_of_pages(regions_)),
       page_size_(regions_.empty() ? sys::page_size() : regions_.all().front().page_size),
       first_address_(regions_.empty() ? kSomeAddress : regions_.all().front().range.start),
+      has_regions_(!regions_.empty()),
       moves_(std::make_shared<MoveLog>()) {
   map_blanks();
 }
@@ -55,7 +56,8 @@ Target::Target(const Target& parent, Userfaultfd uffd)
       page_size_(parent.page_size_),
       first_address_(parent.first_address_),
       registered_(parent.registered()),
-      beyond_is_zeros_(parent.beyond_is_zeros_),
+      has_regions_(parent.has_regions_),
+      reads_beyond_(parent.reads_beyond_),
       lost_track_(parent.lost_track_),
       forgot_aliases_(parent.forgot_aliases_),
       beyond_(parent.beyond_),
@@ -94,7 +96,7 @@ uint64_t Target::removed(const Range& range) {
   uint64_t poisoned = 0;
   regions_.for_each_in(range, [&](const Region& region, PageRun run) {
     if (region.on_remove == OnRemove::keep) return;
-    if (region.on_remove == OnRemove::poison) {
+    if (region.on_remove == OnRemove::poison && !region.image()) {
       poisoned += poison_missing(region, run);
       return;
     }
@@ -102,9 +104,9 @@ uint64_t Target::removed(const Range& range) {
       const std::lock_guard lock(poisoned_mutex_);
       poisoned_.remove(region.range.intersection(range));
     }
-    // In private memory of an image such a page has the image's bytes again: what was missing is
-    // missing still.
-    if (!region.image() || region.shared) residency_.mark(run.first, run.end - run.first);
+    // In memory of an image such a page has the image's bytes again: what was missing is missing
+    // still.
+    if (!region.image()) residency_.mark(run.first, run.end - run.first);
     if (written_) written_->add(run.first, run.end - run.first);  // with zeros, or those bytes
   });
   return poisoned;
@@ -225,7 +227,21 @@ void Target::settle_unless_elsewhere(PageRun run) {
 
 bool Target::is_blank(uint64_t address) const {
   if (lost_track_ || forgot_aliases_) return false;
-  return beyond_is_zeros_ || (living() && !beyond_.contains(address));
+  if (reads_beyond_ == Beyond::zero) return true;
+  return living() && has_regions_ && !beyond_.contains(address);
+}
+
+bool Target::must_have_grown(uint64_t address) const {
+  return reads_beyond_ == Beyond::poison && !vacated_.contains(address);
+}
+
+std::array<std::optional<Range>, 2> Target::neighbours(uint64_t address) const {
+  std::array<std::optional<Range>, 2> found;
+  if (const Region* below = regions_.find_below(address))
+    found[0] = Range{below->range.end() - below->page_size, below->page_size};
+  if (const Region* above = regions_.find_above(address))
+    found[1] = Range{above->range.start, above->page_size};
+  return found;
 }
 
 void Target::poison_without_locks() {

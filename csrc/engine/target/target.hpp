@@ -9,6 +9,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,13 @@ namespace uffd {
 
 // The pid of a target whose process is not known: a fork child, whose pid the kernel does not tell.
 inline constexpr pid_t kUnknownPid = -1;
+
+// What registered memory outside all regions reads as.
+enum class Beyond {
+  automatic,  // zeros, where it may have grown out of a region of a living target; else poison
+  zero,
+  poison,  // unless it has grown out of a region, or was vacated
+};
 
 class Target {
  public:
@@ -83,9 +91,12 @@ class Target {
   bool is_blank(uint64_t address) const;
   // The page sizes that the target's memory may have, one bit each.
   uint64_t page_sizes() const noexcept { return page_sizes_; }
-  // Whether memory outside all regions that was registered when serving began reads as zeros; else
-  // it is poisoned.
-  void set_beyond(bool zeros) noexcept { beyond_is_zeros_ = zeros; }
+  void set_beyond(Beyond beyond) noexcept { reads_beyond_ = beyond; }
+  // Whether such an address, though is_blank(), must be proved to have grown out of a region, since
+  // no event tells of memory that is registered after serving began.
+  bool must_have_grown(uint64_t address) const;
+  // The pages of managed memory that lie next to an address outside all regions: below, and above.
+  std::array<std::optional<Range>, 2> neighbours(uint64_t address) const;
   // The page of shared memory that an address outside all regions maps, too: an alias, made by
   // MREMAP_DONTUNMAP or by mremap with an old length of 0. Empty where the address maps none.
   std::optional<uint64_t> aliased_page(uint64_t address) const;
@@ -129,7 +140,8 @@ class Target {
   uint64_t page_size_;      // of one region: for a COPY that installs nothing
   uint64_t first_address_;  // of that region
   std::atomic<bool> registered_{true};
-  bool beyond_is_zeros_ = false;
+  bool has_regions_;
+  Beyond reads_beyond_ = Beyond::automatic;
   bool lost_track_ = false;
   bool forgot_aliases_ = false;
   RangeSet beyond_;

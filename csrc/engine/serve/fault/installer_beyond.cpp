@@ -44,7 +44,13 @@ Outcome Installer::unprotect(const Range& range) noexcept {
 // The fault does not tell the page size: the kernel says EINVAL where a size does not fit the
 // memory.
 Outcome Installer::install_stray(uint64_t address) noexcept {
-  const bool zeros = target_.is_blank(address);
+  bool zeros = target_.is_blank(address);
+  if (zeros && target_.must_have_grown(address)) {
+    const Verdict grown = look_for_growth(address);
+    if (grown == Verdict::again || grown == Verdict::gone)
+      return settle_place({address, sys::page_size()}, grown == Verdict::gone ? -ESRCH : -EAGAIN);
+    zeros = grown == Verdict::present;
+  }
   Range page{};
   Progress progress;
   for (uint64_t sizes = target_.page_sizes(); sizes != 0; sizes &= sizes - 1) {
@@ -54,6 +60,21 @@ Outcome Installer::install_stray(uint64_t address) noexcept {
     if (progress.error != -EINVAL) break;
   }
   return conclude(page, zeros, progress);
+}
+
+// A COPY that installs nothing finds out whether a place lies in one mapping with managed memory
+// next to it: elsewhere the kernel refuses the range before it looks at the bytes.
+Verdict Installer::look_for_growth(uint64_t address) noexcept {
+  for (const auto& neighbour : target_.neighbours(address)) {
+    if (!neighbour) continue;
+    const uint64_t page = address & ~(neighbour->length - 1);
+    const uint64_t start = std::min(neighbour->start, page);
+    const uint64_t end = std::max(neighbour->end(), page + neighbour->length);
+    const int error = target_.uffd().copy(start, unreadable_address(), end - start, 0).error;
+    const Verdict verdict = error == -EFAULT ? Verdict::present : judge(error);
+    if (verdict != Verdict::absent && verdict != Verdict::refused) return verdict;
+  }
+  return Verdict::absent;
 }
 
 Outcome Installer::install_alias(uint64_t address, uint64_t page, bool is_minor) noexcept {

@@ -40,8 +40,8 @@ void refuse_unregistered(const Target& target) {
     for (const Range& mapping : *registered) covered += mapping.intersection(region.range).length;
     if (covered == region.range.length) continue;
     throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
-                                " is not registered yet: call registered() when the target has "
-                                "registered all of its regions");
+                                " is not registered: call registered() when the target has "
+                                "registered all of its regions; one that has exec'ed has none");
   }
 }
 
@@ -136,7 +136,7 @@ std::shared_ptr<ServedTarget> Manager::prepare(const Userfaultfd& uffd, std::vec
   check_regions(uffd, table, options);
   served->living = (uffd.features() & kEventFeatures) != 0;
   served->target.set_registered(options.registered);
-  served->target.set_beyond(options.beyond == Beyond::zero);
+  served->target.set_beyond(options.beyond);
   if (served->living && options.registered) look_at_living(served->target);
   if (!this_process) served->process = open_pidfd(options.pid);
   if (options.collapse) check_collapse(table, served->process.get(), this_process);

@@ -17,13 +17,6 @@ enum class Present {
   refuse,  // the target is refused
 };
 
-// What registered memory outside all regions reads as.
-enum class Beyond {
-  automatic,  // poison, where the kernel can
-  zero,
-  poison,
-};
-
 struct TargetOptions {
   pid_t pid = 0;  // 0, or this process's own: this process
   Ending ending = Ending::automatic;
