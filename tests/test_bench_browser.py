@@ -91,6 +91,8 @@ def test_it_can_be_read(browser: webdriver.Chrome, page: Path, width: int, schem
     )
     assert (back < text) == (scheme == "dark")
     assert (max(text, back) + 0.05) / (min(text, back) + 0.05) > 7  # WCAG 2.1, AAA
+    shown = ask(browser, "[...document.images].map(i => i.clientWidth)")
+    assert all(each >= 600 for each in shown)  # of figures of 8 inches, whose text has 9 points at least
     figures = ask(browser, "[...document.images].map(i => getComputedStyle(i).backgroundColor)")
     assert all(_luminance(colour) > 0.9 for colour in figures)  # their text is dark
 

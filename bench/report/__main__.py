@@ -1,6 +1,7 @@
 """``python -m bench.report DIR``: the report of a run again, from its raw results alone; needs no extension."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def main() -> int:
     except RecordError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # nobody reads; the report is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
     return 0
 
 

@@ -49,6 +49,8 @@ def ending_time(results: Results) -> Drawn | None:
         if each.ratio == each.ratio:
             text = f"{times(each.ratio)} times"
             axes.annotate(text, (count, each.median), (0, 12), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xlim(regions[0] / 2, regions[-1] * 2.5)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.5)
     counts_on(axes.xaxis, regions)
     times_on(axes.yaxis)
     axes.legend(loc="upper left")
@@ -66,8 +68,8 @@ def latency(results: Results) -> Drawn | None:
     cases = _tails(results)
     if not cases:
         return None
-    drawn = figure(12, 4.6)
-    panels = drawn.subplots(1, len(cases), sharey=True, squeeze=False)[0]
+    drawn = figure(8, 2.6 * len(cases))
+    panels = drawn.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
     for axes, info in zip(panels, cases, strict=True):
         axes.set_yscale("log")
         for column, quantile in enumerate(_QUANTILES):
@@ -79,13 +81,15 @@ def latency(results: Results) -> Drawn | None:
         axes.set_title(f"a thread {_WORK[info.parameters['beside']]}", fontsize=10)
         axes.set_xticks(range(len(_QUANTILES)), _QUANTILES)
         axes.grid(axis="y", which="both", alpha=0.2)
-    panels[0].set_ylabel("latency of one access")
-    times_on(panels[0].yaxis)
+        axes.set_ylabel("one access")
+        times_on(axes.yaxis)
     panels[0].legend(loc="upper left", fontsize=9)
-    longest = _medians(results, cases[0], "max around")
+    worst = max(cases, key=lambda info: _held_up(results, info))
+    longest = {ending: seconds(results.median("tails", worst.name, ending, "max around")) for ending in _ENDINGS}
     title = (
-        f"The longest access of a thread that {_WORK[cases[0].parameters['beside']]}: {longest['early-close']} around "
-        f"an early close, {longest['unregister']} around unregister, {longest['keep-open']} without an ending"
+        f"An ending holds up most a thread that {_WORK[worst.parameters['beside']]}: its longest access takes "
+        f"{longest['early-close']} around an early close, {longest['unregister']} around unregister, and "
+        f"{longest['keep-open']} without an ending"
     )
     note = f"{SPREAD} Of accesses within 5 ms of the ending; black dashes: the median in a window before it."
     return Drawn("latency", title, note, drawn)
@@ -96,8 +100,10 @@ def _tails(results: Results) -> list[CaseInfo]:
     return [info for info in cases if all(results.of("tails", info.name, e, "max around").size for e in _ENDINGS)]
 
 
-def _medians(results: Results, info: CaseInfo, metric: str) -> dict[str, str]:
-    return {ending: seconds(results.median("tails", info.name, ending, metric)) for ending in _ENDINGS}
+def _held_up(results: Results, info: CaseInfo) -> float:
+    """By what factor the longest access is longer around an ending than without one."""
+    without = results.median("tails", info.name, "keep-open", "max around")
+    return max(results.median("tails", info.name, ending, "max around") for ending in _ENDINGS[:2]) / without
 
 
 def throughput(results: Results) -> Drawn | None:
@@ -123,10 +129,11 @@ def throughput(results: Results) -> Drawn | None:
         axes.grid(alpha=0.2)
     panels[-1].set_xlabel("milliseconds since the ending began")
     panels[0].legend(loc="lower right", fontsize=9)
-    first = cases[0]
+    slowest = min(cases, key=lambda info: min(worst[info.name, ending] for ending in _ENDINGS[:2]))
     title = (
-        f"In its worst millisecond an early close leaves {worst[first.name, 'early-close']:.0%} of the throughput of a "
-        f"thread that {_WORK[first.parameters['beside']]}, and unregister {worst[first.name, 'unregister']:.0%}"
+        f"An ending slows most a thread that {_WORK[slowest.parameters['beside']]}: its worst millisecond has "
+        f"{worst[slowest.name, 'early-close']:.0%} of the usual throughput with an early close, and "
+        f"{worst[slowest.name, 'unregister']:.0%} with unregister"
     )
     return Drawn(
         "throughput", title, "Lines: the median of the endings; bands: the middle half. Higher is better.", drawn
