@@ -82,7 +82,7 @@ def _measure(options: argparse.Namespace) -> int:
     runner = Runner(plan, folder)
     interrupted = False
     try:
-        if "restore" in plan.cases:
+        if any(not case.unavailable for case in plan.cases.get("restore", ())):
             capture_in(folder)
         runner.run()
     except KeyboardInterrupt:

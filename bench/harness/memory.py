@@ -74,6 +74,16 @@ def rss_anon() -> int:
     return int(kib) * 1024
 
 
+def lack_of(length: int) -> str:
+    """Why this machine cannot give so many bytes of memory; empty where it can."""
+    found = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        found[name] = int(value.split()[0]) * 1024
+    free = found["MemAvailable"]
+    return "" if free >= length else f"needs {length >> 20} MiB of memory, and {free >> 20} MiB are available"
+
+
 class Pattern:
     """Resident bytes, no two pages alike, that both arms of a benchmark copy from."""
 

@@ -23,7 +23,7 @@ from pyuffd.handoff import Handoff
 from ..arms import bare, many
 from ..harness.axes import ENDINGS, PAGE, REGIONS, Mode
 from ..harness.case import Arm, Case, Sample
-from ..harness.memory import Pattern
+from ..harness.memory import Pattern, lack_of
 from ..harness.serving import registered
 from ..harness.targets import Target, open_target
 from ..harness.watch import REGION_BYTES
@@ -32,6 +32,7 @@ from . import Context
 _HEADLINE = (1, 64, 1024, 4096, 16384)
 _IN_PROCESS = 1024
 _CONTROL = 1024
+_SPARE = 256 << 20  # of memory, for the processes themselves
 _SECONDS_PER_REGION = 1.3e-4
 
 
@@ -50,6 +51,7 @@ def _case(setup: str, regions: int) -> Case:
         control="early-close" if regions == _CONTROL and setup == "across" else "",
         headline=setup == "across" and regions in _HEADLINE,
         rounds=1 if regions > 4096 else 2 if regions > 1024 else None,
+        unavailable=lack_of(4 * regions * REGION_BYTES + _SPARE),
         seconds=0.04 + regions * _SECONDS_PER_REGION,
     )
 

@@ -16,7 +16,7 @@ from pyuffd import _workload
 from ..arms import MEMCPY, bulk_copy, filler
 from ..harness.axes import FILLERS, PAGE, SETUPS
 from ..harness.case import Arm, Case
-from ..harness.memory import Pattern
+from ..harness.memory import Pattern, lack_of
 from ..harness.placement import FIRST, SECOND, Placement
 from ..harness.serving import Serving
 from ..harness.targets import open_target
@@ -47,6 +47,7 @@ def _case(setup: str) -> Case:
         control=bulk_copy(first) if setup == "across" else "",
         headline=setup == "across",
         rounds=3,
+        unavailable=lack_of(5 * _PAGES * PAGE),
         seconds=0.5,
     )
 

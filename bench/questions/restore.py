@@ -36,6 +36,7 @@ from ..harness.axes import FILLERS, PAGE
 from ..harness.case import Arm, Case, Sample
 from ..harness.image import Image, image_in
 from ..harness.latency import quantiles
+from ..harness.memory import lack_of
 from ..harness.placement import FIRST, OTHER, SECOND, confined
 from ..harness.target import Touched
 from ..harness.targets import Target, open_target
@@ -45,6 +46,7 @@ _ENDINGS: tuple[Ending, ...] = ("early-close", "unregister", "keep-open")
 _THREADS = 2
 _ALONE = {"two CPUs": (FIRST, SECOND), "one CPU": (FIRST,)}
 _TIME_LIMIT = 600.0
+_BYTES = 2 << 30  # of memory: the image is some 450 MiB, in the page cache, and in the target
 
 
 def cases(context: Context) -> Sequence[Case]:
@@ -71,6 +73,7 @@ def _working_case(context: Context, fillers: int) -> Case:
         control="early-close" if fillers == max(FILLERS) else "",
         headline=fillers == max(FILLERS),
         rounds=1 if fillers == max(FILLERS) else None,
+        unavailable=lack_of(_BYTES),
         seconds=2.2,
         time_limit=_TIME_LIMIT,
     )
@@ -100,7 +103,7 @@ def _alone_case(context: Context, place: str) -> Case:
         pairs=[(filled_by(count), read_by(min(count, len(cpus)))) for count in FILLERS],
         headline=place == "two CPUs",
         rounds=1 if place == "two CPUs" else None,
-        unavailable=OTHER.unavailable if len(cpus) > 1 else "",
+        unavailable=lack_of(_BYTES) or (OTHER.unavailable if len(cpus) > 1 else ""),
         seconds=1.7,
         time_limit=_TIME_LIMIT,
     )

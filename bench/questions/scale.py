@@ -8,7 +8,6 @@ for it in both. ``faults beside a fill`` is the latency of faults alone, and bes
 in pages, where one page in ten is touched, at random: 1 is the page itself.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from ..arms import NATIVE, many
 from ..harness.axes import LOOKED_UP, MEMORY, PAGE
 from ..harness.case import Arm, Case, Sample
 from ..harness.latency import quantiles
-from ..harness.memory import Pattern
+from ..harness.memory import Pattern, lack_of
 from ..harness.placement import FIRST, FREE, OTHER, SAME, SECOND
 from ..harness.serving import Serving
 from ..harness.targets import open_target
@@ -54,15 +53,10 @@ def _size_case(name: str, lengths: Sequence[int], rounds: int | None = None) -> 
         pairs=[("manager", NATIVE)],
         control=NATIVE if sum(lengths) == min(MEMORY) * _MIB and rounds else "",
         rounds=rounds,
-        unavailable=_lack_of(2 * sum(lengths) + (1 << 30)),
+        unavailable=lack_of(2 * sum(lengths) + (1 << 30)),
         seconds=0.3 + sum(lengths) / (1 << 30),
         time_limit=300.0,
     )
-
-
-def _lack_of(length: int) -> str:
-    free = os.sysconf("SC_AVPHYS_PAGES") * PAGE
-    return "" if free >= length else f"needs {length // _MIB} MiB of free memory, and there are {free // _MIB} MiB"
 
 
 @contextmanager
