@@ -418,3 +418,30 @@ def live(examples: int, steps: int = 30) -> None:
 @pytest.mark.timeout(400)  # hypothesis tries for 300 s to make a failure smaller
 def test_targets_live_as_the_model_does() -> None:
     live(examples=130)
+
+
+@pytest.mark.parametrize("there", ["vacated", "grown"])
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("touched", [False, True])
+def test_what_a_parent_moves_after_the_fork_is_not_its_childs(there: str, keep: bool, touched: bool) -> None:
+    """The move is told after the fork, as one before it may be; the child has zeros there."""
+    with Puppet.start(ANSWER_LIMIT) as nursery:
+        LivingTargets.nursery = nursery
+        state = LivingTargets()
+        try:
+            state.begin(kind="anonymous", source="memory", fault_around=1)
+            if there == "vacated":
+                state.move(change=0, keep=True, place=(1, 0, 7), to=None, who=0)
+            else:
+                state.move(change=4, keep=False, place=(1, 0, 10), to=None, who=0)  # in its place: no event tells
+                assert len(state._processes[0].areas[1].pages) == 14
+            state.fork(who=0)
+            if touched:
+                state.read(who=1, place=(1, 5, 1))
+            state.move(change=0, keep=keep, place=(0, 3, 1), to=33 if there == "vacated" else 42, who=0)
+            child = state._processes[1]
+            child.read(Run(child.areas[1], 0, len(child.areas[1].pages)))
+            for process in state._processes:
+                process.read_all()
+        finally:
+            state._end_all()

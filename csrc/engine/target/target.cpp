@@ -85,8 +85,19 @@ bool Target::catch_up(uint64_t address) {
   const auto path = parents_moves_->path_to(address, parents_moves_known_, [this](uint64_t from) {
     return regions_.find(from) != nullptr;
   });
-  for (const Move& move : path) moved(move.from, move.to);
   if (path.empty()) return false;
+  // A move after the fork brought nothing here. It is told from one before the fork by its origin,
+  // which lies where it was, if something else explains what lies at the address.
+  uint64_t origin = address;
+  for (auto move = path.rbegin(); move != path.rend(); ++move)
+    origin = move->from.start + (origin - move->to);
+  const Range there{origin, regions_.find(origin)->page_size};
+  if (vacated_.contains(address) || is_one_mapping_with_neighbour(address) == -EFAULT) {
+    const int error = is_one_mapping(there);
+    if (error == -EFAULT) return false;
+    if (error == -EAGAIN) return true;
+  }
+  for (const Move& move : path) moved(move.from, move.to);
   // They explain one fork, once.
   parents_moves_known_ = parents_moves_->moves();
   return true;
@@ -235,13 +246,23 @@ bool Target::must_have_grown(uint64_t address) const {
   return reads_beyond_ == Beyond::poison && !vacated_.contains(address);
 }
 
-std::array<std::optional<Range>, 2> Target::neighbours(uint64_t address) const {
-  std::array<std::optional<Range>, 2> found;
+int Target::is_one_mapping(const Range& range) const noexcept {
+  const int error = uffd_.copy(range.start, unreadable_address(), range.length, 0).error;
+  return error == -EEXIST ? -EFAULT : error;
+}
+
+int Target::is_one_mapping_with_neighbour(uint64_t address) const noexcept {
+  const auto with = [&](uint64_t neighbour, uint64_t page_size) {
+    const uint64_t page = address & ~(page_size - 1);
+    const uint64_t start = std::min(neighbour, page);
+    return is_one_mapping({start, std::max(neighbour, page) + page_size - start});
+  };
+  int error = -ENOENT;
   if (const Region* below = regions_.find_below(address))
-    found[0] = Range{below->range.end() - below->page_size, below->page_size};
-  if (const Region* above = regions_.find_above(address))
-    found[1] = Range{above->range.start, above->page_size};
-  return found;
+    error = with(below->range.end() - below->page_size, below->page_size);
+  if (error != -ENOENT && error != -EINVAL) return error;
+  const Region* const above = regions_.find_above(address);
+  return above ? with(above->range.start, above->page_size) : -ENOENT;
 }
 
 void Target::poison_without_locks() {

@@ -9,7 +9,6 @@
 
 #include <sys/types.h>
 
-#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -95,8 +94,10 @@ class Target {
   // Whether such an address, though is_blank(), must be proved to have grown out of a region, since
   // no event tells of memory that is registered after serving began.
   bool must_have_grown(uint64_t address) const;
-  // The pages of managed memory that lie next to an address outside all regions: below, and above.
-  std::array<std::optional<Range>, 2> neighbours(uint64_t address) const;
+  // Whether an address outside all regions lies in one mapping with the managed memory next to it:
+  // -EFAULT where it does, -ENOENT or -EINVAL where not; -EAGAIN or -ESRCH where that cannot be
+  // told.
+  int is_one_mapping_with_neighbour(uint64_t address) const noexcept;
   // The page of shared memory that an address outside all regions maps, too: an alias, made by
   // MREMAP_DONTUNMAP or by mremap with an old length of 0. Empty where the address maps none.
   std::optional<uint64_t> aliased_page(uint64_t address) const;
@@ -125,6 +126,9 @@ class Target {
   bool tells_of_unmaps() const noexcept {
     return (uffd_.features() & UFFD_FEATURE_EVENT_UNMAP) != 0;
   }
+  // By a COPY that installs nothing: elsewhere the kernel refuses the range before it looks at the
+  // bytes, which cannot be read.
+  int is_one_mapping(const Range& range) const noexcept;
   void add_alias(uint64_t from, uint64_t to);
   void copy_aliases(const Range& from, uint64_t to);
   void forget(const Range& range);

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "engine/serve/fault/verdict.hpp"
 #include "engine/serve/served/stats.hpp"
 #include "engine/target/target.hpp"
 
@@ -74,8 +73,6 @@ class Installer {
   Outcome install_at(const Range& page, bool zeros) noexcept;
   Progress put(const Range& page, bool zeros) noexcept;
   Outcome conclude(const Range& page, bool zeros, const Progress& progress) noexcept;
-  // Whether the place is present: in one mapping with managed memory; or absent; or again, or gone.
-  Verdict look_for_growth(uint64_t address) noexcept;
   // As settle_page(), but marks nothing.
   Outcome settle_place(const Range& page, int error) noexcept;
   void mark_installed(uint64_t first, uint64_t pages) noexcept;

@@ -46,10 +46,10 @@ Outcome Installer::unprotect(const Range& range) noexcept {
 Outcome Installer::install_stray(uint64_t address) noexcept {
   bool zeros = target_.is_blank(address);
   if (zeros && target_.must_have_grown(address)) {
-    const Verdict grown = look_for_growth(address);
-    if (grown == Verdict::again || grown == Verdict::gone)
-      return settle_place({address, sys::page_size()}, grown == Verdict::gone ? -ESRCH : -EAGAIN);
-    zeros = grown == Verdict::present;
+    const int error = target_.is_one_mapping_with_neighbour(address);
+    zeros = error == -EFAULT;
+    if (const Verdict verdict = judge(error); verdict == Verdict::again || verdict == Verdict::gone)
+      return settle_place({address, sys::page_size()}, error);
   }
   Range page{};
   Progress progress;
@@ -60,21 +60,6 @@ Outcome Installer::install_stray(uint64_t address) noexcept {
     if (progress.error != -EINVAL) break;
   }
   return conclude(page, zeros, progress);
-}
-
-// A COPY that installs nothing finds out whether a place lies in one mapping with managed memory
-// next to it: elsewhere the kernel refuses the range before it looks at the bytes.
-Verdict Installer::look_for_growth(uint64_t address) noexcept {
-  for (const auto& neighbour : target_.neighbours(address)) {
-    if (!neighbour) continue;
-    const uint64_t page = address & ~(neighbour->length - 1);
-    const uint64_t start = std::min(neighbour->start, page);
-    const uint64_t end = std::max(neighbour->end(), page + neighbour->length);
-    const int error = target_.uffd().copy(start, unreadable_address(), end - start, 0).error;
-    const Verdict verdict = error == -EFAULT ? Verdict::present : judge(error);
-    if (verdict != Verdict::absent && verdict != Verdict::refused) return verdict;
-  }
-  return Verdict::absent;
 }
 
 Outcome Installer::install_alias(uint64_t address, uint64_t page, bool is_minor) noexcept {
