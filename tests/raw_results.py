@@ -53,8 +53,8 @@ def write_headline(folder: Path) -> None:
         early, late = 12e-6 + 290e-9 * regions, 14e-6 + 1e-6 * regions
         seconds = {"early-close": early, "unregister": late, "keep-open": None}
         seconds |= {arms.bare("early-close"): early, arms.bare("unregister"): late}
-        told = {"setup": "across", "regions": regions}
-        _write(folder, "ending", arms.many(regions, "region"), {"time": seconds}, told)
+        parameters = {"setup": "across", "regions": regions}
+        _write(folder, "ending", arms.many(regions, "region"), {"time": seconds}, parameters)
     endings = {"early-close": 1.2, "unregister": 1.5, "keep-open": 1.0}
     metrics = {
         f"{quantile} {window}": {ending: base * by for ending, by in endings.items()}
@@ -63,7 +63,8 @@ def write_headline(folder: Path) -> None:
     }
     for worker in ("target", "fault", "mmap"):
         timelines = {ending: {"timeline": [1000] * 30 + [600] * 4 + [1000] * 36} for ending in endings}
-        told = {"setup": "across", "beside": worker, "timeline_begins_ms": -30}
+        told: dict[str, Any] = {"setup": "across", "regions": 4096, "placement": "free", "beside": worker}
+        told["timeline_begins_ms"] = -30
         _write(folder, "tails", f"beside {worker}", metrics, told, timelines)
     fault = {arms.LOOP: 48e-6, "auto": 17e-6, "adopt": 7e-6, arms.FLOOR: 6.5e-6}
     _write(folder, "fault", "one fault, another process", {"time": fault}, {"setup": "across"})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyperf
 import pytest
-from raw_results import QUIET, Values, write_case
+from raw_results import QUIET, Values, write_case, write_headline
 
+from bench import arms
 from bench.harness.records import RecordError, Records
 from bench.report.answers import answers, headline, is_busy, losses, quiet
 from bench.report.cost_model import fit
@@ -103,7 +105,7 @@ def test_nothing_smaller_than_the_noise_is_a_difference(tmp_path: Path) -> None:
         write_case(tmp_path / name, rounds(by, again))
         results = load(tmp_path / name)
         found = compare(results, "ending", "4096 regions", "unregister", "early-close")
-        assert found.differs(noise(results, "ending")) == differs, name
+        assert (found.relation(noise(results, "ending")) == "differs") == differs, name
         assert ("no difference" in headline(results)) != differs
 
 
@@ -121,7 +123,7 @@ def test_the_words_follow_the_data(tmp_path: Path) -> None:
     """Where an early close loses, the report says so."""
     write_case(tmp_path, [[times(1, 1)] + [times(5e-3, 1e-3 * by)] * 2 for by in (0.99, 1.0, 1.01)])
     results = load(tmp_path)
-    assert "early close 5.00 ms, unregister 1.00 ms: 0.2 times" in headline(results)
+    assert "early close 5.00 ms, unregister 1.00 ms: 0.200 times" in headline(results)
     assert "wins 0 and loses 1" in losses(results)
     assert "It loses: ending, 4096 regions, time: 5.00 ms against 1.00 ms." in losses(results)
 
@@ -239,3 +241,41 @@ def test_raw_results_are_lines_of_json(tmp_path: Path) -> None:
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "raw" / "ending.jsonl").read_text().splitlines()]
     assert kinds == ["process", "case", "round", "round", "round", "done"]
     assert isinstance(load(tmp_path), Results)
+
+
+@pytest.mark.parametrize("lost", ["early-close", "unregister", "keep-open", arms.LOOP, "adopt", arms.filler(1), "mmap"])
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_an_arm_without_values_loses_no_report(tmp_path: Path, lost: str, value: float | None) -> None:
+    """What cannot be told without it is left out, and nothing is told of it that is no number."""
+    write_headline(tmp_path)
+    for path in (tmp_path / "raw").glob("*.jsonl"):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for record in records:
+            if record["kind"] == "round" and lost in record["values"]:
+                record["values"][lost] = dict.fromkeys(record["values"][lost], value)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page)) is None
+
+
+@pytest.mark.parametrize("kinds", [{"skipped"}, {"failed"}, {"process"}, {"process", "case"}])
+def test_a_run_in_which_nothing_was_measured_is_told(tmp_path: Path, kinds: set[str]) -> None:
+    records = Records(tmp_path)
+    write_case(tmp_path / "whole", five_times(1))
+    every = [*Records(tmp_path / "whole").read("ending"), {"kind": "failed", "process": 0, "case": "x", "why": "hung"}]
+    for record in [*every, {"kind": "skipped", "case": "y", "why": "needs two CPUs"}]:
+        if record["kind"] in kinds:
+            records.append("ending", record)
+    if kinds == {"process"}:
+        with pytest.raises(RecordError, match="has no results"):
+            load(tmp_path)
+    else:
+        assert headline(write(tmp_path)) == "Nothing was measured that can be compared."
+
+
+def test_a_machine_that_changed_is_told(tmp_path: Path) -> None:
+    write_case(tmp_path, five_times())
+    path = tmp_path / "raw" / "ending.jsonl"
+    path.write_text(path.read_text().replace('"kernel": "6.18"', '"kernel": "6.12"', 1))
+    assert "NOT COMPARABLE: during the run there was a change of kernel (6.12, 6.18)." in quiet(load(tmp_path))

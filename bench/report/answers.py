@@ -1,5 +1,6 @@
 """The answer in words, computed: what was measured, with its uncertainty, whichever way it turned out."""
 
+import itertools
 from collections.abc import Iterator
 
 from ..arms import BARE_SIGBUS, FLOOR, LOOP, filler, read_by
@@ -26,10 +27,13 @@ def answers(results: Results) -> Iterator[str]:
         yield from _sentence(results, "fault", placed, arm, other)
     yield from _sentence(results, "fault", "one fault, this process, inline", "inline", BARE_SIGBUS)
     yield from _sentence(results, "fill", "fill, across", filler(1), filler(2))
+    restored = "at work, 2 fillers"
     for arm in ("unregister", "keep-open", read_by(2)):
-        yield from _sentence(results, "restore", "at work, 2 fillers", arm, "early-close", "native")
+        words = "a real program at work, until its memory is resident and let go"
+        yield from _sentence(results, "restore", restored, arm, "early-close", "native", words)
     for arm in ("mmap", "mmap, MAP_POPULATE", read_by(2)):
-        yield from _sentence(results, "restore", "at work, 2 fillers", arm, "early-close", "work")
+        words = "a real program at work, until it has touched and compared everything"
+        yield from _sentence(results, "restore", restored, arm, "early-close", "work", words)
 
 
 def _sentence(
@@ -47,10 +51,13 @@ def headline(results: Results) -> str:
         if found.ratio == found.ratio:
             return _headline(found, regions, noise(results, "ending"))
     for info in results.cases.values():
-        for arm, other in info.pairs:
-            found = compare(results, info.question, info.name, arm, other)
-            if found.ratio == found.ratio:
-                return sentence(found, noise(results, info.question), case=f"{info.question}, {info.name}")
+        rows = results.values
+        metrics = rows[(rows.question == info.question) & (rows.case == info.name)].metric.unique()
+        for (arm, other), metric in itertools.product(info.pairs, metrics):
+            found = compare(results, info.question, info.name, arm, other, metric)
+            if found.ratio == found.ratio and info.unit == "second":
+                case = f"{info.question}, {info.name}, {metric}"
+                return sentence(found, noise(results, info.question, metric), case=case)
     return "Nothing was measured that can be compared."
 
 
@@ -59,12 +66,15 @@ def _headline(found: Comparison, regions: str, aa: float) -> str:
         f"{regions}: early close {seconds(found.other_median)}, unregister {seconds(found.median)}: "
         f"{times(found.ratio)} times, {interval(found)}"
     )
-    return text if found.differs(aa) else f"{text}: no difference"
+    if found.left_out:
+        text += f" ({found.left_out} rounds had no value of both)"
+    relation = found.relation(aa)
+    return text if relation == "differs" else f"{text}: {relation}"
 
 
 def losses(results: Results) -> str:
-    """Where an early close loses against unregister, and where the data does not tell."""
-    found = []
+    """Where an early close wins and loses against unregister, and how often the data does not tell."""
+    found: dict[str, list[Comparison]] = {}
     for info in results.cases.values():
         if ("unregister", "early-close") not in info.pairs:
             continue
@@ -73,30 +83,44 @@ def losses(results: Results) -> str:
         for metric in chosen.metric.unique():
             if not metric.endswith("before"):
                 each = compare(results, info.question, info.name, "unregister", "early-close", metric)
-                found.append((each, each.differs(noise(results, info.question, metric))))
-    wins = [each for each, differs in found if differs and each.ratio > 1]
-    lost = [each for each, differs in found if differs and each.ratio < 1]
-    text = f"Of {len(found)} comparisons of an early close with unregister, the early close wins {len(wins)}"
-    text += f" and loses {len(lost)}; {len(found) - len(wins) - len(lost)} show no difference."
-    for each in lost:
-        text += (
-            f" It loses: {each.question}, {each.case}, {each.metric}: {seconds(each.other_median)} against "
-            f"{seconds(each.median)}."
-        )
+                relation = each.relation(noise(results, info.question, metric))
+                word = ("wins" if each.ratio > 1 else "loses") if relation == "differs" else str(relation)
+                found.setdefault(word, []).append(each)
+    counts = {word: len(found.get(word, [])) for word in ("wins", "loses", "no difference", "undecided")}
+    text = (
+        f"Of {sum(counts.values())} metrics of the two endings an early close wins {counts['wins']} and loses "
+        f"{counts['loses']}; {counts['no difference']} show no difference, and {counts['undecided']} are undecided."
+    )
+    for word in ("wins", "loses"):
+        for each in found.get(word, []):
+            text += (
+                f" It {word}: {each.question}, {each.case}, {each.metric}: {seconds(each.other_median)} against "
+                f"{seconds(each.median)}."
+            )
     return text
+
+
+_SAME = ("kernel", "git_commit", "transparent_hugepage", "cpu_count", "uffd_features", "pyuffd_build_type")
+
+
+def changes(results: Results) -> str:
+    """What was not the same all the time, so that processes must not be compared; empty where all was."""
+    told = [f"{key} ({', '.join(results.told(key))})" for key in _SAME if len(results.told(key)) > 1]
+    return f"NOT COMPARABLE: during the run there was a change of {'; '.join(told)}." if told else ""
 
 
 def quiet(results: Results) -> str:
     """Whether the machine was quiet, and by how much an arm differed from itself."""
     controls = {question: noise(results, question) for question in {info.question for info in results.cases.values()}}
     told = {question: found for question, found in controls.items() if found > 1.0}
-    text = f"{_busy(results)} "
+    text = _busy(results)
+    if changes(results):
+        text += f" {changes(results)}"
     if told:
-        worst = max(told, key=lambda question: told[question])
         text += (
-            "The same arm, measured twice in each round, differed from itself by "
+            " By the arm that is measured twice in each round, the times of an arm may differ from themselves by "
             f"{', '.join(f'{found - 1:.1%} ({question})' for question, found in sorted(told.items()))}: "
-            f"a smaller difference is not called one. The largest is that of {worst}."
+            "a smaller difference is not called one; other metrics have noise of their own."
         )
     return text
 
@@ -114,8 +138,10 @@ def _busy(results: Results) -> str:
     of = results.business
     state = "BUSY: absolute times and tails are not those of a quiet machine" if is_busy(results) else "quiet"
     pressure = "" if of.pressure.isna().all() else f", some task waited for a CPU {of.pressure.mean():.0%} of the time"
-    mhz = "" if of.mhz.isna().all() else f", CPUs ran at {of.mhz.min():.0f} to {of.mhz.max():.0f} MHz"
+    mhz = "" if of.mhz.isna().all() else f", CPUs ran at {of.mhz.mean():.0f} MHz"
+    disturbed = int((of.others > _BUSY_CPUS).sum())
+    cases = f"; {disturbed} of {len(of)} cases were disturbed" if disturbed else ""
     return (
         f"The machine was {state}: others took {of.others.mean():.2f} CPUs on average (at most {of.others.max():.2f}), "
-        f"the host {of.steal.mean():.1%}{pressure}{mhz}."
+        f"the host took {of.steal.mean():.1%}{pressure}{mhz}{cases}."
     )

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..arms import COPIES, IMAGE, LOOP, bare, by_continue
+from .drawing import drawn_of
 from .judge import compare
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dots, figure, lines, point, times_on
 from .results import CaseInfo, Results
@@ -18,10 +19,9 @@ _MODES = {"missing": "missing", "wp": "missing+wp", "minor": "minor"}
 
 def draw(results: Results) -> Iterator[Drawn]:
     """Draw those whose questions were measured."""
-    for each in (placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness):
-        drawn = each(results)
-        if drawn is not None:
-            yield drawn
+    return drawn_of(
+        results, [placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness]
+    )
 
 
 _Lines = dict[str, dict[float, "pd.Series[float]"]]

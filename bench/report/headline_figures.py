@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..arms import LOOP, filler
+from .drawing import drawn_of
 from .judge import compare
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dots, figure, lines, look_of, point, times_on
 from .results import CaseInfo, Results, Values
@@ -23,10 +24,7 @@ _SHOWN_MS = range(-20, 35)
 
 def draw(results: Results) -> Iterator[Drawn]:
     """Draw those whose questions were measured."""
-    for each in (ending_time, latency, throughput, one_fault, fill, restore):
-        drawn = each(results)
-        if drawn is not None:
-            yield drawn
+    return drawn_of(results, [ending_time, latency, throughput, one_fault, fill, restore])
 
 
 def ending_time(results: Results) -> Drawn | None:
@@ -91,7 +89,10 @@ def latency(results: Results) -> Drawn | None:
         f"{longest['early-close']} around an early close, {longest['unregister']} around unregister, and "
         f"{longest['keep-open']} without an ending"
     )
-    note = f"{SPREAD} Of accesses within 5 ms of the ending; black dashes: the median in a window before it."
+    note = (
+        f"{SPREAD} Quantiles of the accesses from 5 ms before an ending of {cases[0].parameters['regions']} regions to "
+        f"5 ms after it; black dashes: in a window before it. Where: {cases[0].parameters['placement']}."
+    )
     return Drawn("latency", title, note, drawn)
 
 
@@ -124,7 +125,7 @@ def throughput(results: Results) -> Drawn | None:
             worst[info.name, ending] = float(middle[-_SHOWN_MS.start :][:20].min())
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_title(f"a thread {_WORK[info.parameters['beside']]}", fontsize=10)
-        axes.set(ylim=(0, None), ylabel="of the usual")
+        axes.set(ylim=(0, None), ylabel="accesses per ms,\nto those before")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(alpha=0.2)
     panels[-1].set_xlabel("milliseconds since the ending began")
@@ -200,6 +201,8 @@ def fill(results: Results) -> Drawn | None:
     times_on(axes.xaxis)
     axes.set_xlabel("time of a page of 4 KiB")
     one, two = (results.median("fill", cases[0].name, filler(count)) for count in (1, 2))
+    if not (one > 0 and two > 0):
+        return None
     title = f"One filler installs {4096 / one / 1e9:.1f} GB/s into another process, two {4096 / two / 1e9:.1f} GB/s"
     return Drawn("fill", title, SPREAD, drawn)
 

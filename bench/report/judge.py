@@ -2,8 +2,9 @@
 
 A comparison is of two arms of a case, which every process measured in the same rounds: each round has a ratio of its
 own. A process counts once, by the median of its rounds' ratios, since rounds of one process are more alike than those
-of two. The ratio told is the geometric mean over the processes, and its interval a bootstrap of them (scipy's, bias
-corrected and accelerated; Efron 1987).
+of two. The ratio told is the geometric mean over the processes, and its interval that of Student's t on the logarithms.
+A bootstrap (BCa) was tried: of as few processes as there are its interval of 95 % holds the truth in 83 to 89 of 100
+cases, that of t in 95.
 """
 
 import math
@@ -17,10 +18,11 @@ from scipy import stats
 from ..harness.case import AGAIN
 from .results import Results, Values
 
+Relation = Literal["differs", "no difference", "undecided", "not measured"]
 Verdict = Literal["reached", "falls short", "undecided", "not measured"]
 
-_RESAMPLES = 9999
 _CONFIDENCE = 0.95
+_CLOSE = 1.05  # arms that are surely nearer to each other than that show no difference
 _LEAST_PROCESSES = 3  # with fewer, there is no interval
 
 
@@ -56,10 +58,19 @@ class Comparison:
         """Where the ratio lies with a confidence of 95 %; everywhere where that is not known."""
         return (0.0, math.inf) if math.isnan(self.low) else (self.low, self.high)
 
-    def differs(self, noise: float) -> bool:
-        """Whether the two arms differ by more than chance, and by more than an arm differs from itself."""
+    def relation(self, noise: float) -> Relation:
+        """Whether the arms differ by more than chance, and by more than an arm may differ from itself.
+
+        Args:
+            noise: How much an arm may differ from itself, as a ratio of at least 1; see ``noise()``.
+        """
+        if math.isnan(self.ratio):
+            return "not measured"
         low, high = self.interval
-        return (low > 1.0 or high < 1.0) and abs(math.log(self.ratio)) > math.log(noise)
+        if low > noise or high < 1 / noise:
+            return "differs"
+        close = max(noise, _CLOSE)
+        return "no difference" if 1 / close <= low and high <= close else "undecided"
 
     def verdict(self, limit: float, *, at_most: bool = True) -> Verdict:
         """Whether the ratio is within the limit; undecided where its interval holds the limit."""
@@ -71,15 +82,23 @@ class Comparison:
         return "reached" if (high < limit) == at_most else "falls short"
 
 
-def compare(results: Results, question: str, case: str, arm: str, other: str, metric: str = "time") -> Comparison:
-    """Compare two arms of a case."""
+def process_logs(
+    results: Results, question: str, case: str, arm: str, other: str, metric: str
+) -> tuple[Values, pd.DataFrame, pd.DataFrame]:
+    """The logarithm of each process's ratio; and the values of both arms by round: all, and those with a ratio."""
     both = pd.concat(
         [results.of(question, case, arm, metric), results.of(question, case, other, metric)],
         axis=1,
         keys=["arm", "other"],
     )
     usable = both[(both.arm > 0) & (both.other > 0)]
-    logs = np.log(usable.arm / usable.other).groupby(level="process").median().to_numpy()
+    logs = np.log(usable.arm / usable.other).groupby(level="process").median().to_numpy(np.float64)
+    return logs, both, usable
+
+
+def compare(results: Results, question: str, case: str, arm: str, other: str, metric: str = "time") -> Comparison:
+    """Compare two arms of a case."""
+    logs, both, usable = process_logs(results, question, case, arm, other, metric)
     ratio, low, high = mean_of_logs(logs)
     return Comparison(
         question, case, arm, other, metric,
@@ -101,22 +120,20 @@ def mean_of_logs(logs: Values) -> tuple[float, float, float]:
     ratio = math.exp(logs.mean())
     if len(logs) < _LEAST_PROCESSES:
         return ratio, math.nan, math.nan
-    if np.ptp(logs) == 0:
-        return ratio, ratio, ratio
-    found = stats.bootstrap(
-        (logs,), np.mean, n_resamples=_RESAMPLES, confidence_level=_CONFIDENCE, method="BCa", rng=1
-    ).confidence_interval
-    return ratio, math.exp(found.low), math.exp(found.high)
+    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1) * stats.sem(logs))
+    return ratio, math.exp(logs.mean() - half), math.exp(logs.mean() + half)
 
 
 def noise(results: Results, question: str, metric: str = "time") -> float:
-    """By how much an arm of the question differs from itself, as a ratio of at least 1: the largest of its controls.
+    """By how much an arm of the question may differ from itself, as a ratio of at least 1: the far end of an interval.
 
-    A smaller difference between two arms is not called one.
+    That is of all controls of the question together; 1 where none has the metric. A smaller difference between two arms
+    is not called one.
     """
-    found = [
-        compare(results, question, info.name, info.control, info.control + AGAIN, metric)
+    logs = [
+        process_logs(results, question, info.name, info.control, info.control + AGAIN, metric)[0]
         for info in results.cases_of(question)
         if info.control
     ]
-    return max((math.exp(abs(math.log(each.ratio))) for each in found if each.ratio > 0), default=1.0)
+    ratio, low, high = mean_of_logs(np.concatenate([np.empty(0), *logs]))
+    return 1.0 if math.isnan(ratio) or math.isnan(low) else max(1 / low, high, 1.0)

@@ -65,7 +65,8 @@ def _benchmarks(results: Results, question: str, case: str, arm: str, name: str)
 
 def _metadata(results: Results, question: str, case: str, arm: str, metric: str, left_out: int) -> dict[str, Any]:
     info = results.cases[question, case]
-    same = {key: value for key, value in results.processes[-1].items() if len(results.told(key)) == 1}
+    last = results.processes[-1] if results.processes else {}
+    same = {key: value for key, value in last.items() if len(results.told(key)) == 1}
     metadata = same | info.parameters | {"question": question, "case": case, "arm": arm.removesuffix(AGAIN)}
     if left_out:
         metadata["values_left_out"] = left_out

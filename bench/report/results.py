@@ -145,10 +145,15 @@ class _Loader:
             business=pd.DataFrame([dict(zip(keys, key, strict=True)) | found for key, found in self.business.items()]),
             failures=[
                 f"{question}, {case}, process {process}: {why}"
-                for (question, case, process), why in self.failures.items()
+                for (question, case, process), why in (self.failures | self._unfinished()).items()
             ],
             skipped=[f"{question}, {case}: {why}" for (question, case), why in self.skipped.items()],
         )
+
+    def _unfinished(self) -> dict[tuple[str, str, int], str]:
+        """What was begun, and neither came to its end nor failed: the run was interrupted there."""
+        began = self.rounds.keys() - self.business.keys() - self.failures.keys()
+        return dict.fromkeys(sorted(began), "was not finished")
 
 
 def _case_info(question: str, record: Record) -> CaseInfo:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from .answers import quiet
@@ -12,7 +13,7 @@ from .words import interval, seconds, times
 
 
 def of_comparisons(results: Results, *, headline_only: bool) -> pd.DataFrame:
-    """What is compared in each case, by its first metric."""
+    """What is compared in each case, by its main metrics."""
     rows = []
     for info in results.cases.values():
         if headline_only and not info.headline:
@@ -27,7 +28,7 @@ def of_comparisons(results: Results, *, headline_only: bool) -> pd.DataFrame:
     return table
 
 
-_MAIN = ("time", "native", "fault", "fill", "waited", "p99", "p99 around", "max around", "pace around")
+_MAIN = ("time", "native", "work", "fault", "fill", "waited", "p99", "p99 around", "max around", "pace around")
 
 
 def _metrics(results: Results, question: str, case: str, arm: str) -> list[str]:
@@ -40,9 +41,10 @@ def _row(found: Comparison, aa: float, unit: str) -> tuple[str, ...]:
     def of(value: float) -> str:
         return seconds(value) if unit == "second" else f"{value:.4g} {unit}s"
 
+    relation = found.relation(aa)
     return (
         found.question, found.case, found.metric, found.arm, of(found.median), found.other, of(found.other_median),
-        times(found.ratio), interval(found).removeprefix("95 % "), "" if found.differs(aa) else "no difference",
+        times(found.ratio), interval(found).removeprefix("95 % "), "" if relation == "differs" else relation,
     )  # fmt: skip
 
 
@@ -62,7 +64,8 @@ def of_values(results: Results, *, headline_only: bool) -> pd.DataFrame:
     """The median of everything."""
     rows = results.values
     if headline_only:
-        rows = rows[[results.cases[key].headline for key in zip(rows.question, rows.case, strict=True)]]
+        shown = [results.cases[key].headline for key in zip(rows.question, rows.case, strict=True)]
+        rows = rows[np.array(shown, bool)]
     found = rows.groupby(["question", "case", "arm", "metric"], sort=False).value
     table: pd.DataFrame = found.agg(["median", "min", "max", "count"]).reset_index()
     units = [results.cases[question, case].unit for question, case in zip(table.question, table.case, strict=True)]

@@ -1,5 +1,7 @@
 """Times, ratios and comparisons in words. Nothing is said that the data does not say."""
 
+import math
+
 from matplotlib.ticker import EngFormatter
 
 from .judge import Comparison
@@ -9,6 +11,8 @@ _SECONDS = EngFormatter(unit="s", places=None)
 
 def seconds(value: float) -> str:
     """A time with its unit, to three digits."""
+    if not math.isfinite(value):
+        return "not measured"
     return str(EngFormatter(unit="s", places=_places(value))(value))
 
 
@@ -20,26 +24,30 @@ def _places(value: float) -> int:
 
 def times(ratio: float) -> str:
     """A ratio, to three digits."""
-    return f"{ratio:.3g}" if ratio < 100 else f"{ratio:.0f}"
+    return f"{ratio:.{max(2 - math.floor(math.log10(ratio)), 0)}f}" if 0 < ratio < math.inf else str(ratio)
 
 
 def interval(comparison: Comparison) -> str:
     """The interval of a ratio."""
     if comparison.low != comparison.low:
-        return f"no interval from {comparison.processes} processes"
+        return f"{comparison.processes} of the 3 processes that an interval takes"
     return f"95 % {times(comparison.low)} to {times(comparison.high)}"
 
 
 def sentence(comparison: Comparison, noise: float, *, case: str = "") -> str:
-    """What two arms take, the slower one to the faster one, and whether that is a difference."""
-    if comparison.ratio != comparison.ratio:
-        return f"{case or comparison.case}: {comparison.arm} and {comparison.other} were not both measured."
+    """How long one arm takes, beside another one, and whether that is a difference."""
+    found = comparison
+    if math.isnan(found.ratio):
+        return f"{case or found.case}: {found.arm} and {found.other} were not both measured."
     text = (
-        f"{case or comparison.case}: {comparison.other} {seconds(comparison.other_median)}, "
-        f"{comparison.arm} {seconds(comparison.median)}: {times(comparison.ratio)} times, {interval(comparison)}"
+        f"{case or found.case}: {found.arm} takes {times(found.ratio)} times as long as {found.other}, "
+        f"{interval(found)} (medians {seconds(found.median)} and {seconds(found.other_median)})"
     )
-    if not comparison.differs(noise):
-        text += "; no difference"
-    if comparison.left_out:
-        text += f"; {comparison.left_out} of {comparison.rounds + comparison.left_out} rounds had no value of both"
+    relation = found.relation(noise)
+    if relation != "differs":
+        text += f": {relation}"
+    if relation == "differs" and (found.median - found.other_median) * math.log(found.ratio) < 0:
+        text += "; the medians of all values say otherwise, since the processes differ"
+    if found.left_out:
+        text += f"; {found.left_out} of {found.rounds + found.left_out} rounds had no value of both"
     return text + "."

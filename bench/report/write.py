@@ -18,12 +18,18 @@ from .plotting import Drawn
 from .pyperf_files import write_pyperf
 from .results import Results, load
 
-TITLE = "pyuffd: what an early close costs and saves"
+TITLE = "pyuffd: endings, faults, fills and restores, measured"
+_WORDS = (
+    "pyuffd fills the memory of a process through userfaultfd, page by page, when a page is touched. When every page "
+    "is there it lets go: an early close closes the descriptor at once; unregister calls UNREGISTER for each region "
+    "before; keep-open does neither. A region is a registered range of memory. Lower is better unless a figure says "
+    "otherwise."
+)
 
 _COMPARED = (
     "Ratios of arms that were measured in the same rounds of the same processes, in shuffled order: the geometric mean "
-    "over the processes, of which each counts by the median of its rounds, and a bootstrap of it (BCa, 95 %). No "
-    "outlier is dropped. Lower is better."
+    "over the processes, of which each counts by the median of its rounds, and an interval of 95 % (Student's t). No "
+    "outlier is dropped. With a ratio above 1 the arm takes longer than the one it is compared with."
 )
 _GOALS = "Undecided: the interval holds the limit."
 _COST = (
@@ -61,6 +67,7 @@ def write(folder: Path) -> Results:
         RecordError: There are no results, or they cannot be read.
     """
     results = load(folder)
+    _remove_earlier(folder)
     answer, details = list(headline_figures.draw(results)), list(detail_figures.draw(results))
     _save([*answer, *details], folder / "figures")
     (folder / "report.html").write_text(_page(results, answer, _tables_of_answer(results)))
@@ -85,6 +92,12 @@ def _tables_of_details(results: Results) -> Iterator[Table]:
     yield Table("All values", _VALUES, _html(tables.of_values(results, headline_only=False)))
 
 
+def _remove_earlier(folder: Path) -> None:
+    """What an earlier report of other results has left, and this one may not write again."""
+    for path in [folder / "details.html", *(folder / "figures").glob("*.svg")]:
+        path.unlink(missing_ok=True)
+
+
 def _save(drawn: Sequence[Drawn], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for each in drawn:
@@ -105,6 +118,7 @@ def _page(results: Results, drawn: Sequence[Drawn], every: Iterable[Table]) -> s
     )
     return environment.get_template("report.html.j2").render(
         title=TITLE,
+        words=_WORDS,
         headline=headline(results),
         quiet=quiet(results),
         failures=results.failures,

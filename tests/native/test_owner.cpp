@@ -53,7 +53,7 @@ TEST_SUITE("owner") {
     auto served = manager.add(uffd, {memory.region()}, {.received = true, .registered = false});
     manager.fill(*served);
     CHECK_THROWS_AS(manager.begin_close(*served, Missing::fill), std::logic_error);
-    CHECK_THROWS_WITH_AS(manager.set_registered(*served), doctest::Contains("not registered yet"),
+    CHECK_THROWS_WITH_AS(manager.set_registered(*served), doctest::Contains("is not registered"),
                          std::invalid_argument);
     CHECK(served->target.residency().missing() == 20);
     uffdio_register asked{};
