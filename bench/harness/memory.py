@@ -23,7 +23,9 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def map_apart(lengths: Sequence[int], *, cached: bool = False) -> list[Range]:
-    """Map anonymous memory, one range of each length, with an unmapped page between them.
+    """Map anonymous memory, one range of each length, with an unmapped page before and behind each.
+
+    So each is a VMA of its own, whatever else is mapped.
 
     Args:
         lengths: In bytes.
@@ -32,11 +34,13 @@ def map_apart(lengths: Sequence[int], *, cached: bool = False) -> list[Range]:
     Returns:
         (start, length) of each, all of them missing.
     """
-    start = _map(sum(lengths) + len(lengths) * PAGE, shared=cached)
+    whole = PAGE + sum(lengths) + len(lengths) * PAGE
+    start = _map(whole, shared=cached)
     if cached:
-        whole = sum(lengths) + len(lengths) * PAGE
         _workload.native_touch(start, whole, PAGE)
         _workload.release_pages(start, whole)
+    _unmap(start, PAGE)
+    start += PAGE
     ranges = []
     for length in lengths:
         ranges.append((start, length))

@@ -4,8 +4,10 @@ python -m bench.harness.worker QUESTION PROCESS ROUNDS SEED FOLDER CASE...
 """
 
 import json
+import os
 import random
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,4 +62,9 @@ def _say(record: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     _question, _process, _rounds, _seed, _folder, *_names = sys.argv[1:]
-    _work(_question, int(_process), int(_rounds), int(_seed), Path(_folder), _names)
+    try:
+        _work(_question, int(_process), int(_rounds), int(_seed), Path(_folder), _names)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # a thread that waits for faults which no longer come would hold up an ordinary exit

@@ -36,8 +36,16 @@ def _case(regions: int) -> Case:
         pairs=[("managed", "unmanaged")],
         control="managed" if regions == 1 else "",
         seconds=3.0,
-        unavailable="" if pyuffd.probe().full else "EVENT_FORK needs CAP_SYS_PTRACE",
+        unavailable=_lack_of_permission(),
     )
+
+
+def _lack_of_permission() -> str:
+    try:
+        with pyuffd.Userfaultfd(features=pyuffd.Feature.EVENT_FORK):
+            return ""
+    except OSError as error:
+        return str(error)
 
 
 @contextmanager

@@ -111,18 +111,18 @@ class _Many:
     def _touch(self) -> float:
         """Touch all pages, the last one of each target at the end; returns the seconds per page of the others."""
         but_last = self._length - PAGE
-        seconds = self._touch_ranges([(start, but_last) for start, _ in self._ranges])
-        self._touch_ranges([(start + but_last, PAGE) for start, _ in self._ranges])
+        seconds = self._touch_ranges([(start, but_last) for start, _ in self._ranges], self._threads)
+        self._touch_ranges([(start + but_last, PAGE) for start, _ in self._ranges], threads=1)
         return seconds / (_PAGES - self._targets)
 
-    def _touch_ranges(self, ranges: Sequence[tuple[int, int]]) -> float:
+    def _touch_ranges(self, ranges: Sequence[tuple[int, int]], threads: int) -> float:
         """Page by page, each in the next of these ranges of equal length."""
         toucher = _workload.Toucher(
             ranges,
             order="stride",
             partition="split",
             stride=ranges[0][1] // PAGE,
-            threads=self._threads,
+            threads=threads,
             cpus=self._placement.touchers,
             timed=False,
         )
