@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -81,9 +82,11 @@ class Readers {
   std::vector<std::thread> threads_;
 };
 
+// What cannot be read is no sign that nobody waits.
 uint64_t pending(const Userfaultfd& uffd) {
   const auto info = read_fdinfo(uffd.fd());
-  return info ? info->pending : 0;
+  if (!info) throw std::runtime_error("the fdinfo of the userfaultfd cannot be read");
+  return info->pending;
 }
 
 // Threads that sleep although nothing is registered any more.

@@ -32,7 +32,7 @@ struct LostWakes {
 };
 
 // A thread that a close loses cannot be woken and is left behind, with its memory: call it in a
-// process of its own. Throws where memory, threads or a userfaultfd cannot be had.
+// process of its own. Throws where memory, threads, a userfaultfd or its fdinfo cannot be had.
 LostWakes count_lost_wakes(const LostWakePlan& plan);
 
 }  // namespace uffd
