@@ -24,10 +24,10 @@ import numpy.typing as npt
 from pyuffd import _workload
 
 from .axes import PAGE
+from .layout import FOLDER
 
 _PROGRAM = Path(__file__).resolve().with_name("captured_program.py")
 _CHUNK = 16 << 20
-_FOLDER = "image"
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,20 @@ def capture(folder: Path) -> Image:
 
 def image_in(folder: Path) -> Image:
     """Load the image of a folder of results, which ``capture_in()`` has made."""
-    return Image.load(folder / _FOLDER)
+    return Image.load(folder / FOLDER)
 
 
 def capture_in(folder: Path) -> Image:
     """Capture an image for a folder of results, unless it has one."""
-    if not (folder / _FOLDER / "checksums.npy").exists():
-        return capture(folder / _FOLDER)
+    if not (folder / FOLDER / "checksums.npy").exists():
+        return capture(folder / FOLDER)
     return image_in(folder)
 
 
 def drop_in(folder: Path) -> None:
     """Remove the image, which is large; its layout stays."""
-    (folder / _FOLDER / "image.bin").unlink(missing_ok=True)
-    (folder / _FOLDER / "checksums.npy").unlink(missing_ok=True)
+    (folder / FOLDER / "image.bin").unlink(missing_ok=True)
+    (folder / FOLDER / "checksums.npy").unlink(missing_ok=True)
 
 
 @contextmanager

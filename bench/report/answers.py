@@ -1,7 +1,8 @@
 """The answer in words, computed: what was measured, with its uncertainty, whichever way it turned out."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ..arms import BARE_SIGBUS, FLOOR, LOOP, filler, read_by
 from .judge import Comparison, compare, noise
@@ -72,8 +73,17 @@ def _headline(found: Comparison, regions: str, aa: float) -> str:
     return text if relation == "differs" else f"{text}: {relation}"
 
 
-def losses(results: Results) -> str:
-    """Where an early close wins and loses against unregister, and how often the data does not tell."""
+@dataclass(frozen=True)
+class Balance:
+    """Where an early close wins and loses against unregister, a sentence each; empty where not both were measured."""
+
+    summary: str = ""
+    losses: Sequence[str] = ()
+    wins: Sequence[str] = ()
+
+
+def balance(results: Results) -> Balance:
+    """Compare the two endings by everything that was measured of both."""
     found: dict[str, list[Comparison]] = {}
     for info in results.cases.values():
         if ("unregister", "early-close") not in info.pairs:
@@ -86,18 +96,25 @@ def losses(results: Results) -> str:
                 relation = each.relation(noise(results, info.question, metric))
                 word = ("wins" if each.ratio > 1 else "loses") if relation == "differs" else str(relation)
                 found.setdefault(word, []).append(each)
-    counts = {word: len(found.get(word, [])) for word in ("wins", "loses", "no difference", "undecided")}
-    text = (
+    if not found:
+        return Balance()
+    counts = {
+        word: len(found.get(word, [])) for word in ("wins", "loses", "no difference", "within noise", "undecided")
+    }
+    summary = (
         f"Of {sum(counts.values())} metrics of the two endings an early close wins {counts['wins']} and loses "
-        f"{counts['loses']}; {counts['no difference']} show no difference, and {counts['undecided']} are undecided."
+        f"{counts['loses']}; {counts['no difference']} show no difference, {counts['within noise']} one smaller "
+        f"than what an arm may differ from itself, and {counts['undecided']} are undecided."
     )
-    for word in ("wins", "loses"):
-        for each in found.get(word, []):
-            text += (
-                f" It {word}: {each.question}, {each.case}, {each.metric}: {seconds(each.other_median)} against "
-                f"{seconds(each.median)}."
-            )
-    return text
+    losses, wins = (
+        [
+            f"It {word}: {each.question}, {each.case}, {each.metric}: {seconds(each.other_median)} against "
+            f"{seconds(each.median)}."
+            for each in found.get(word, [])
+        ]
+        for word in ("loses", "wins")
+    )
+    return Balance(summary, losses, wins)
 
 
 _SAME = ("kernel", "git_commit", "transparent_hugepage", "cpu_count", "uffd_features", "pyuffd_build_type")

@@ -1,6 +1,6 @@
 """The figures of what `--full` measures besides: one of each question, on a page of its own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pandas as pd
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from ..arms import COPIES, IMAGE, LOOP, bare, by_continue
 from .drawing import drawn_of
 from .judge import compare
-from .plotting import BLACK, SPREAD, Drawn, counts_on, dots, figure, lines, point, times_on
+from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, figure, lines, point, times_on
 from .results import CaseInfo, Results
 from .words import seconds, times
 
@@ -93,7 +93,7 @@ def placements(results: Results) -> Drawn | None:
     axes.axvline(1.0, color=BLACK, linewidth=0.8)
     axes.set_yticks(range(len(found)), [each.case for each in found])
     axes.set_ylim(len(found) - 0.5, -0.8)
-    axes.set_xlim(0, None)
+    axes.set_xlim(0, 1.25 * max(1.0, *(each.ratio for each in found)))
     axes.set_xlabel("time of a fault: manager to the shortest loop at the same CPUs")
     least, most = min(each.ratio for each in found), max(each.ratio for each in found)
     title = f"One fault takes the manager {times(least)} to {times(most)} times as long as the shortest loop"
@@ -191,7 +191,7 @@ def stalls(results: Results) -> Drawn | None:
     axes.grid(axis="x", which="both", alpha=0.2)
     times_on(axes.xaxis)
     axes.set_xlabel("longest access within 5 ms of the ending")
-    axes.legend(loc="lower right")
+    drawn.legend(loc="outside upper center", ncols=3)
     worst = cases[-1]
     told = ", ".join(
         f"{seconds(results.median('meetings', worst.name, ending, 'stall'))} ({ending})"
@@ -219,7 +219,8 @@ def scale(results: Results) -> Drawn | None:
         _drawn_against(axes, panel, "MiB of memory" if axis == "bytes" else "regions of 64 MiB")
     drawn.axes[0].set_ylabel("time of a page")
     faults = [float(each.median()) for each in found["bytes"]["manager, fault"].values()]
-    title = f"One fault takes {seconds(min(faults))} to {seconds(max(faults))} whatever the size of the memory"
+    sizes = [size / (1 << 20) for size in found["bytes"]["manager, fault"]]
+    title = f"One fault takes {seconds(min(faults))} to {seconds(max(faults))} in {min(sizes):g} to {max(sizes):g} MiB"
     return Drawn("scale", title, SPREAD, drawn)
 
 
@@ -250,27 +251,15 @@ def cold(results: Results) -> Drawn | None:
 
 
 def _all_arms(results: Results, question: str, what: str) -> Drawn | None:
-    cases: Mapping[str, dict[str, pd.Series[float]]] = {
-        info.name: {arm: results.of(question, info.name, arm) for arm in results.arms_of(question, info.name)}
-        for info in results.cases_of(question)
-    }
-    if not cases:
+    panels = {info.name: results.by_arm(question, info.name) for info in results.cases_of(question)}
+    panels = {case: arms for case, arms in panels.items() if arms}
+    if not panels:
         return None
-    drawn = figure(9, 0.55 * sum(map(len, cases.values())) + 1.2)
-    every = drawn.subplots(
-        len(cases), 1, sharex=True, squeeze=False, height_ratios=[len(arms) for arms in cases.values()]
-    )[:, 0]
     told = []
-    for axes, (case, arms) in zip(every, cases.items(), strict=True):
-        axes.set_xscale("log")
-        ordered = dict(sorted(arms.items(), key=lambda item: -float(item[1].median())))
-        dots(axes, ordered)
-        axes.set_title(case, fontsize=10)
-        fastest = list(ordered)[-1]
-        told.append(f"{fastest} is fastest, {seconds(float(ordered[fastest].median()))} a page ({case})")
-    times_on(every[-1].xaxis)
-    every[-1].set_xlabel("time of a page")
-    return Drawn(question, f"{what}: {'; '.join(told)}", SPREAD, drawn)
+    for case, arms in panels.items():
+        fastest = list(arms)[-1]
+        told.append(f"{fastest} is fastest, {seconds(float(arms[fastest].median()))} a page ({case})")
+    return Drawn(question, f"{what}: {'; '.join(told)}", SPREAD, dot_panels(panels, "time of a page", log=True))
 
 
 def targets(results: Results) -> Drawn | None:

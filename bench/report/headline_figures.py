@@ -1,16 +1,15 @@
 """The figures of the answer, at most seven."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
-from ..arms import LOOP, filler
+from ..arms import LEARNED, LOOP, filler, read_by
 from .drawing import drawn_of
 from .judge import compare
-from .plotting import BLACK, SPREAD, Drawn, counts_on, dots, figure, lines, look_of, point, times_on
+from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, dots, figure, lines, look_of, point, times_on
 from .results import CaseInfo, Results, Values
-from .words import seconds, times
+from .words import interval, seconds, times
 
 _ENDINGS = ("early-close", "unregister", "keep-open")
 _WORK = {
@@ -57,7 +56,7 @@ def ending_time(results: Results) -> Drawn | None:
         f"Letting go of {regions[-1]} regions takes {seconds(most.other_median)} by an early close and "
         f"{seconds(most.median)} by unregister"
     )
-    note = f"{SPREAD} Above: unregister to early close, paired. Grey: the loop of system calls alone."
+    note = f"{SPREAD} Above: unregister to early close, paired. Hollow: the loop of system calls alone."
     return Drawn("ending", title, note, drawn)
 
 
@@ -67,7 +66,7 @@ def latency(results: Results) -> Drawn | None:
     if not cases:
         return None
     drawn = figure(8, 2.6 * len(cases))
-    panels = drawn.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
+    panels = drawn.subplots(len(cases), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, info in zip(panels, cases, strict=True):
         axes.set_yscale("log")
         for column, quantile in enumerate(_QUANTILES):
@@ -132,9 +131,9 @@ def throughput(results: Results) -> Drawn | None:
     panels[0].legend(loc="lower right", fontsize=9)
     slowest = min(cases, key=lambda info: min(worst[info.name, ending] for ending in _ENDINGS[:2]))
     title = (
-        f"An ending slows most a thread that {_WORK[slowest.parameters['beside']]}: its worst millisecond has "
-        f"{worst[slowest.name, 'early-close']:.0%} of the usual throughput with an early close, and "
-        f"{worst[slowest.name, 'unregister']:.0%} with unregister"
+        f"An ending slows most a thread that {_WORK[slowest.parameters['beside']]}: in the worst millisecond it has "
+        f"{worst[slowest.name, 'early-close']:.0%} of its usual throughput with an early close, and "
+        f"{worst[slowest.name, 'unregister']:.0%} with unregister (medians of each millisecond)"
     )
     return Drawn(
         "throughput", title, "Lines: the median of the endings; bands: the middle half. Higher is better.", drawn
@@ -152,23 +151,20 @@ def _shares(results: Results, info: CaseInfo, ending: str) -> Values:
 
 
 def one_fault(results: Results) -> Drawn | None:
-    """One fault, by what serves it."""
-    panels = ("one fault, another process", "one fault, this process, inline")
-    values = {case: _arms(results, "fault", case) for case in panels}
-    values = {case: arms for case, arms in values.items() if arms}
-    if panels[0] not in values:
+    """One fault, by what serves it; and a page of a walk."""
+    placed, inline = "one fault, another process", "one fault, this process, inline"
+    arms = results.by_arm("fault", placed)
+    walk = {arm: values for arm, values in arms.items() if arm == LEARNED}
+    panels = {
+        placed: {arm: values for arm, values in arms.items() if arm not in walk},
+        "a page of a walk through another process's memory": walk,
+        inline: results.by_arm("fault", inline),
+    }
+    panels = {title: arms for title, arms in panels.items() if arms}
+    if placed not in panels:
         return None
-    drawn = figure(8.5, 0.55 * sum(map(len, values.values())) + 2)
-    every = drawn.subplots(
-        len(values), 1, sharex=True, squeeze=False, height_ratios=[len(arms) for arms in values.values()]
-    )[:, 0]
-    for axes, (case, arms) in zip(every, values.items(), strict=True):
-        axes.set_xscale("log")
-        dots(axes, arms)
-        axes.set_title(case, fontsize=10)
-    times_on(every[-1].xaxis)
-    every[-1].set_xlabel("time that the thread waits for a page")
-    gain = compare(results, "fault", panels[0], LOOP, "adopt")
+    drawn = dot_panels(panels, "time that the thread waits for a page", log=True)
+    gain = compare(results, "fault", placed, LOOP, "adopt")
     title = (
         f"A fault takes the loop that managers use {seconds(gain.median)}, and pyuffd {seconds(gain.other_median)} "
         "where it adopts the thread"
@@ -176,22 +172,10 @@ def one_fault(results: Results) -> Drawn | None:
     return Drawn("fault", title, SPREAD, drawn)
 
 
-def _arms(results: Results, question: str, case: str, metric: str = "time") -> dict[str, pd.Series]:
-    """The values of each arm but a control's second, the slowest first."""
-    control = results.cases[question, case].control if (question, case) in results.cases else ""
-    found = {
-        arm: results.of(question, case, arm, metric)
-        for arm in results.arms_of(question, case)
-        if not control or arm == control or not arm.startswith(f"{control} (")
-    }
-    known = {arm: values for arm, values in found.items() if values.notna().any()}
-    return dict(sorted(known.items(), key=lambda item: -item[1].median()))
-
-
 def fill(results: Results) -> Drawn | None:
     """How fast memory is installed in the background."""
     cases = [info for info in results.cases_of("fill") if info.parameters["setup"] == "across"]
-    if not cases or not (arms := _arms(results, "fill", cases[0].name)):
+    if not cases or not (arms := results.by_arm("fill", cases[0].name)):
         return None
     drawn = figure(8.5, 0.55 * len(arms) + 1.4)
     axes = drawn.add_subplot()
@@ -209,26 +193,29 @@ def fill(results: Results) -> Drawn | None:
 
 def restore(results: Results) -> Drawn | None:
     """The real image, restored in each way."""
-    cases: Mapping[str, str] = {
-        info.name: "work" if info.name.startswith("at work") else "native"
-        for info in results.cases_of("restore")
-        if info.headline
-    }
-    values = {case: arms for case, metric in cases.items() if (arms := _arms(results, "restore", case, metric))}
-    if not values:
+    panels = {}
+    for info in results.cases_of("restore"):
+        working = info.name.startswith("at work")
+        what = "until all is touched and compared" if working else "until all is resident and let go"
+        arms = results.by_arm("restore", info.name, "work" if working else "native")
+        if info.headline and arms:
+            panels[f"{info.name}: {what}"] = arms
+    found = compare(results, "restore", "at work, 2 fillers", "early-close", read_by(2), "work")
+    if not panels or not found.ratio > 0:
         return None
-    drawn = figure(8.5, 0.55 * sum(map(len, values.values())) + 2)
-    every = drawn.subplots(
-        len(values), 1, sharex=True, squeeze=False, height_ratios=[len(arms) for arms in values.values()]
-    )[:, 0]
-    findings = []
-    for axes, (case, arms) in zip(every, values.items(), strict=True):
-        dots(axes, arms)
-        what = "until all is touched and compared" if cases[case] == "work" else "until all is resident and let go"
-        axes.set_title(f"{case}: {what}", fontsize=10)
-        soonest = min(arms, key=lambda arm: arms[arm].median())
-        findings.append(f"{case}: {soonest} is soonest, {seconds(float(arms[soonest].median()))}")
-    every[-1].set_xlim(0, None)
-    times_on(every[-1].xaxis)
-    every[-1].set_xlabel("time from the hand-off")
-    return Drawn("restore", f"A real program's memory comes back: {'; '.join(findings)}", SPREAD, drawn)
+    title = (
+        "A real program whose memory comes back while it works has touched and compared all of it after "
+        f"{times(found.ratio)} times as long as where it waits for a read() by two threads ({interval(found)})"
+    )
+    drawn = dot_panels(panels, "time from the hand-off", log=False)
+    return Drawn("restore", title, f"{SPREAD} {_program(results)}", drawn)
+
+
+def _program(results: Results) -> str:
+    if results.image is None:
+        return ""
+    of = results.image
+    return (
+        f"The program: Python {of['python']} with numpy {of['numpy']}, matplotlib; {of['total'] / (1 << 20):.0f} MiB "
+        f"in {len(of['areas'])} VMAs."
+    )

@@ -18,7 +18,7 @@ from scipy import stats
 from ..harness.case import AGAIN
 from .results import Results, Values
 
-Relation = Literal["differs", "no difference", "undecided", "not measured"]
+Relation = Literal["differs", "no difference", "within noise", "undecided", "not measured"]
 Verdict = Literal["reached", "falls short", "undecided", "not measured"]
 
 _CONFIDENCE = 0.95
@@ -70,7 +70,9 @@ class Comparison:
         if low > noise or high < 1 / noise:
             return "differs"
         close = max(noise, _CLOSE)
-        return "no difference" if 1 / close <= low and high <= close else "undecided"
+        if not 1 / close <= low <= high <= close:
+            return "undecided"
+        return "no difference" if low <= 1 <= high else "within noise"
 
     def verdict(self, limit: float, *, at_most: bool = True) -> Verdict:
         """Whether the ratio is within the limit; undecided where its interval holds the limit."""

@@ -1,14 +1,14 @@
 """What the figures share: what an arm looks like, and how values are drawn so that their spread is seen."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
 
 from .words import seconds
 
@@ -22,10 +22,11 @@ BLACK, GREY, BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = (
 
 @dataclass(frozen=True)
 class Look:
-    """Of an arm, in every figure."""
+    """Of an arm, in every figure; a bare loop is that of the manager, hollow."""
 
     colour: str
     marker: str
+    hollow: bool = False
 
 
 _LOOKS: Mapping[str, Look] = {
@@ -38,8 +39,13 @@ _LOOKS: Mapping[str, Look] = {
     "free": Look(SKY, "d"),
     "inline": Look(BLUE, "P"),
     "fill": Look(BLUE, "o"),
+    "manager, fill": Look(SKY, "v"),
     "manager": Look(BLUE, "o"),
+    "SharedImage, arriving": Look(SKY, "D"),
     "SharedImage": Look(BLUE, "o"),
+    "missing+wp": Look(ORANGE, "s"),
+    "missing": Look(BLUE, "o"),
+    "minor": Look(GREEN, "^"),
     "pyuffd": Look(BLUE, "o"),
     "mmap": Look(YELLOW, "v"),
     "np.memmap": Look(YELLOW, "<"),
@@ -51,10 +57,9 @@ _OTHER = Look(GREY, "x")
 
 
 def look_of(arm: str) -> Look:
-    """By the word that its name begins with; a bare loop, floor or copy is grey."""
-    if arm.endswith("bare"):
-        return Look(GREY, "x")
-    return next((look for word, look in _LOOKS.items() if arm.startswith(word)), _OTHER)
+    """By the word that its name begins with; a floor or a copy is grey."""
+    look = next((look for word, look in _LOOKS.items() if arm.startswith(word)), _OTHER)
+    return replace(look, hollow=arm.endswith("bare"))
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def point(axes: Axes, where: float, values: pd.Series, arm: str, *, across: bool
         line = ([begin, end], [where, where]) if across else ([where, where], [begin, end])
         axes.plot(*line, color=look.colour, linewidth=width, alpha=0.55, solid_capstyle="round", zorder=2)
     place = (middle, where) if across else (where, middle)
-    axes.plot(*place, look.marker, color=look.colour, markersize=7, label=label or None, zorder=3)
+    face = "white" if look.hollow else look.colour
+    axes.plot(*place, look.marker, color=look.colour, markerfacecolor=face, markersize=7, label=label or None, zorder=3)
 
 
 def dots(
@@ -109,6 +115,23 @@ def dots(
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.5, -0.7)
     axes.grid(axis="x", which="both", alpha=0.2)
+
+
+def dot_panels(panels: Mapping[str, Mapping[str, pd.Series]], xlabel: str, *, log: bool) -> Figure:
+    """A panel of each title, all with the same axis of times."""
+    heights = [len(arms) for arms in panels.values()]
+    drawn = figure(8.5, 0.55 * sum(heights) + 0.7 * len(panels) + 0.7)
+    every = drawn.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, arms) in zip(every, panels.items(), strict=True):
+        if log:
+            axes.set_xscale("log")
+        dots(axes, arms)
+        axes.set_title(title, fontsize=10)
+    if not log:
+        every[-1].set_xlim(0, None)
+    times_on(every[-1].xaxis)
+    every[-1].set_xlabel(xlabel)
+    return drawn
 
 
 def lines(axes: Axes, arms: Mapping[str, Mapping[float, pd.Series]]) -> None:
@@ -136,5 +159,4 @@ def times_on(axis: "mpl.axis.Axis") -> None:
 def counts_on(axis: "mpl.axis.Axis", counts: Sequence[float]) -> None:
     """A tick at each of the numbers, and no other."""
     axis.set_ticks(list(counts), [f"{count:g}" for count in counts])
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_minor_locator(LogLocator(subs=()))
+    axis.set_minor_locator(NullLocator())

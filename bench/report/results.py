@@ -1,6 +1,6 @@
 """The raw results of a folder, as one table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..harness.case import AGAIN
+from ..harness.layout import layout_in
 from ..harness.records import Record, RecordError, Records
 
 Values = npt.NDArray[np.float64]
@@ -42,6 +44,7 @@ class Results:
         business: How busy the machine was in each case of each process.
         failures: What went wrong, one sentence each.
         skipped: What this machine or user cannot run, and why.
+        image: Of which program the restored memory is, and its layout; None where none was captured.
     """
 
     values: pd.DataFrame
@@ -51,6 +54,7 @@ class Results:
     business: pd.DataFrame
     failures: list[str]
     skipped: list[str]
+    image: Mapping[str, Any] | None = None
 
     def of(self, question: str, case: str, arm: str, metric: str = "time") -> "pd.Series[float]":
         """Values by (process, round); empty where there are none."""
@@ -68,9 +72,18 @@ class Results:
         return [info for (of, _), info in self.cases.items() if of == question]
 
     def arms_of(self, question: str, case: str) -> list[str]:
-        """Of a case, as they were first measured; controls come last."""
+        """Of a case, in the order in which they were first measured, with the second measurement of a control."""
         rows = self.values
         return list(rows[(rows.question == question) & (rows.case == case)].arm.unique())
+
+    def by_arm(self, question: str, case: str, metric: str = "time") -> "dict[str, pd.Series[float]]":
+        """The values of each arm of a case that has any, the slowest first, without a control's second ones."""
+        rows = self.values
+        chosen = rows[(rows.question == question) & (rows.case == case) & (rows.metric == metric)]
+        arms = [str(arm) for arm in chosen.arm.unique() if not str(arm).endswith(AGAIN)]
+        found = {arm: self.of(question, case, arm, metric) for arm in arms}
+        known = {arm: values for arm, values in found.items() if values.notna().any()}
+        return dict(sorted(known.items(), key=lambda item: -float(item[1].median())))
 
     def told(self, key: str) -> list[str]:
         """What the workers told of themselves, each answer once."""
@@ -89,6 +102,7 @@ def load(folder: Path) -> Results:
         for record in records.read(question):
             loader.take(question, record)
     results = loader.results()
+    results.image = layout_in(folder)
     if results.values.empty and not results.failures and not results.skipped:
         raise RecordError(f"{folder} has no results: measure first, with --out {folder}")
     return results

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from . import cost_model, detail_figures, headline_figures, tables
-from .answers import answers, headline, losses, quiet
+from .answers import answers, balance, headline, quiet
 from .plotting import Drawn
 from .pyperf_files import write_pyperf
 from .results import Results, load
@@ -78,10 +78,16 @@ def write(folder: Path) -> Results:
     return results
 
 
+def _has_headline(results: Results) -> bool:
+    """Whether any case is part of the answer; where none is, the answer is of all there are."""
+    return any(info.headline for info in results.cases.values())
+
+
 def _tables_of_answer(results: Results) -> Iterator[Table]:
-    yield Table("What was compared", _COMPARED, _html(tables.of_comparisons(results, headline_only=True)))
+    only = _has_headline(results)
+    yield Table("What was compared", _COMPARED, _html(tables.of_comparisons(results, headline_only=only)))
     yield Table("Where and how", "", _html(tables.of_run(results)))
-    yield Table("All values", _VALUES, _html(tables.of_values(results, headline_only=True)))
+    yield Table("All values", _VALUES, _html(tables.of_values(results, headline_only=only)))
 
 
 def _tables_of_details(results: Results) -> Iterator[Table]:
@@ -124,7 +130,7 @@ def _page(results: Results, drawn: Sequence[Drawn], every: Iterable[Table]) -> s
         failures=results.failures,
         skipped=results.skipped,
         answers=list(answers(results)),
-        losses=losses(results),
+        balance=balance(results),
         figures=[
             Embedded(each.name, each.title, each.note, base64.b64encode(_svg(each.name, each.figure)).decode())
             for each in drawn
@@ -141,9 +147,11 @@ def _print(results: Results) -> None:
     print(headline(results), end="\n\n")
     for answer in answers(results):
         print(answer)
-    print(losses(results), end="\n\n")
+    found = balance(results)
+    print(found.summary, *found.losses, sep="\n", end="\n\n")
     with pd.option_context("display.width", 200, "display.max_colwidth", 60):
-        print(tables.of_comparisons(results, headline_only=True).to_string(index=False), end="\n\n")
+        table = tables.of_comparisons(results, headline_only=_has_headline(results))
+        print(table.to_string(index=False), end="\n\n")
     print(quiet(results))
     for failure in results.failures:
         print(f"FAILED {failure}")
