@@ -1,6 +1,7 @@
 """The kernel laboratory's parts that need no kernel: the edit, the archive, what a console says, verdicts, refusals."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.kernels import _archive, _edit, _missing, _report, _run, _verdict
+from bench.kernels import _archive, _missing, _report, _run, _variants, _verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +29,8 @@ SOURCE = """
 
 
 def test_the_generations_are_one_statement_apart() -> None:
-    lines = {generation: _edit.edited(SOURCE, generation).splitlines() for generation in _edit.GENERATIONS}
+    generations = {name: variant for name, variant in _variants.VARIANTS.items() if variant.statement}
+    lines = {name: _variants.edited(SOURCE, variant).splitlines() for name, variant in generations.items()}
     assert lines["retry"] == SOURCE.splitlines()
     for generation, statement in (("sigbus", "ret = VM_FAULT_SIGBUS;"), ("nopage", "ret = VM_FAULT_NOPAGE;")):
         changed = [(a, b) for a, b in zip(lines["retry"], lines[generation], strict=True) if a != b]
@@ -37,14 +39,36 @@ def test_the_generations_are_one_statement_apart() -> None:
 
 @pytest.mark.parametrize(("source", "found"), [("", 0), (SOURCE * 2, 2), (SOURCE.replace("goto out", "return"), 0)])
 def test_a_source_that_has_changed_is_refused(source: str, found: int) -> None:
-    with pytest.raises(_edit.EditFailedError, match=f"{found} times where once is expected"):
-        _edit.edited(source, "nopage")
+    with pytest.raises(_variants.EditFailedError, match=f"{found} times where once is expected"):
+        _variants.edited(source, _variants.VARIANTS["nopage"])
+
+
+def test_what_has_no_statement_is_left_as_shipped() -> None:
+    assert _variants.edited(SOURCE, _variants.VARIANTS["before-6.6"]) == SOURCE
+
+
+def test_the_report_shows_the_patches_that_were_run() -> None:
+    report = (ROOT / "docs/unregister-lost-wake.md").read_text()
+    shown = re.findall(r"```(?:diff)?\n(\[PATCH.*?|---.*?)```", report, re.DOTALL)
+    patches = sorted((ROOT / "bench/kernels/patches").glob("*.patch"))
+    run = [
+        part for patch in patches for part in re.split(r"\n---\n(?=---)", patch.read_text().removeprefix("Subject: "))
+    ]
+    assert [text.rstrip("\n") for text in shown] == [text.rstrip("\n") for text in run]
+
+
+def test_the_reproducer_sees_that_a_waiting_thread_is_woken(tmp_path: Path) -> None:
+    source, program = ROOT / "bench/kernels/unregister-lost-wake.c", tmp_path / "reproducer"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-pthread", str(source), "-o", str(program)], check=True)
+    done = subprocess.run([program, "missing"], capture_output=True, text=True, check=True, timeout=100)
+    found = json.loads(done.stdout)
+    assert (found["case"], found["rounds"], found["asleep"]) == ("missing", 10, 0)
 
 
 def test_the_archive_is_read_by_cpio(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF and more")
-    _archive.write_initramfs(tmp_path / "archive", program)
+    _archive.write_initramfs(tmp_path / "archive", {"init": program, "reproducer": program})
     data = (tmp_path / "archive").read_bytes()
     members = {}
     while data:
@@ -59,6 +83,7 @@ def test_the_archive_is_read_by_cpio(tmp_path: Path) -> None:
         "dev": ("0o40755", b"", (0, 0)),
         "dev/console": ("0o20600", b"", (5, 1)),
         "init": ("0o100755", b"\x7fELF and more", (0, 0)),
+        "reproducer": ("0o100755", b"\x7fELF and more", (0, 0)),
         "TRAILER!!!": ("0o0", b"", (0, 0)),
     }
 
@@ -79,6 +104,7 @@ RELEASE = {"experiment": "release", "end": "exited", "why": ""}
 PROBE = {"experiment": "probe", "end": "exited", "reason": "one CPU", "rounds": 3}
 RACE = {"experiment": "missing", "end": "exited", "closes": 5000, "raced": 4000, "sigbus": 0, "wrong": 0, "lost": 0}
 WAKE = {"experiment": "unregister", "end": "exited", "rounds": 700, "lost": 0}
+LEFT = {"experiment": "left-wp", "end": "exited", "rounds": 10, "asleep": 0}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +127,8 @@ WAKE = {"experiment": "unregister", "end": "exited", "rounds": 700, "lost": 0}
         ("missing", [{"end": "exited", "message": "no memory"}], "NOTHING", "no memory"),
         ("unregister", [WAKE], "CLEAN", "700"),
         ("unregister", [WAKE | {"lost": 3}], "ASLEEP", "3 of 700 rounds left one asleep"),
+        ("left-wp", [LEFT], "CLEAN", "woken, 10 of 10"),
+        ("left-wp", [LEFT | {"asleep": 9}], "ASLEEP", "9 of 10 left asleep"),
         ("gup-mlock", [{"end": "exited", "error": "", "call_ns": 10, "close_ns": 9}], "CLEAN", "clean"),
         ("gup-readv", [{"end": "exited", "error": "", "call_ns": 10, "close_ns": 1}], "NOTHING", "did not meet"),
         ("gup-mlock", [{"end": "exited", "error": "Bad address"}], "ERROR", "Bad address"),
@@ -117,17 +145,28 @@ def test_the_report_is_made_again_from_the_raw_results(tmp_path: Path) -> None:
     _report.write_raw(tmp_path, runs)
     assert (tmp_path / "console-host.log").read_text() == "console"
     again = _report.read_raw(tmp_path)
-    assert _report.table(again) == _report.table(runs)
-    assert "| a fault meets a released userfaultfd | sleeps 1 of 1 |" in _report.table(again)
-    _report.draw(again, tmp_path / "kernels.png")
-    assert (tmp_path / "kernels.png").stat().st_size > 1000
+    assert _report.tables(again) == _report.tables(runs)
+    assert "| a fault meets a released userfaultfd | sleeps 1 of 1 |" in _report.tables(again)["releases"]
+    _report.draw(again, tmp_path)
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in ("releases", "lost-wakes"))
+
+
+def test_a_kernel_is_in_the_tables_of_what_it_ran() -> None:
+    runs = [
+        _run.Run("retry", "6.12", [RELEASE | {"fault": "slept"}, WAKE], True, ""),
+        _run.Run("patch-1", "6.12", [WAKE], True, ""),
+    ]
+    tables = _report.tables(runs)
+    assert "patch-1" not in tables["releases"]
+    assert all(name in tables["lost-wakes"] for name in ("retry", "patch-1"))
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.which", lambda program: None if program in ("flex", "g++") else "/usr/bin/" + program)
-    monkeypatch.setattr(_missing, "_FILES", {tmp_path / "absent.tar.xz": "linux-source-6.12"})
+    monkeypatch.setattr(_missing, "_LIBELF", tmp_path)
+    monkeypatch.setattr(_missing, "_SOURCES", tmp_path)
     with pytest.raises(_missing.Unavailable, match=r"'apt-get install flex linux-source-6.12'.*--only host"):
-        _missing.require_kernel_tools()
+        _missing.require_kernel_tools(["6.12"])
     with pytest.raises(_missing.Unavailable, match=r"without g\+\+.*pyuffd probe"):
         _missing.require_compiler()
 

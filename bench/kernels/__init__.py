@@ -1,1 +1,1 @@
-"""The kernel laboratory: what three generations of one kernel, and the host, do when a userfaultfd is released."""
+"""The kernel laboratory: what kernels do when a userfaultfd is released, and when a range of it is unregistered."""

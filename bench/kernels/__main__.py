@@ -1,7 +1,8 @@
-"""Runs the same experiments on three generations of one kernel and on the host: ``python -m bench.kernels``.
+"""Runs the same experiments on several kernels and on the host: ``python -m bench.kernels``.
 
-Debian's linux-source-6.12 is built in three versions, one statement apart, and each is booted under QEMU's TCG. The
-first time takes as long as a kernel takes to build; the cache makes it minutes afterwards.
+Debian's linux-source-6.12 is built in the three generations of the release, one statement apart, and with the patches
+against lost wake-ups; linux-source-6.1 is older than what those repair. Each is booted under QEMU's TCG. The first
+time takes as long as two kernels take to build; the cache makes it minutes afterwards.
 """
 
 import argparse
@@ -11,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._edit import GENERATIONS, EditFailedError
 from ._kernel import BuildFailedError, Kernels
 from ._missing import Unavailable, require_kernel_tools
-from ._program import build_program
-from ._report import draw, read_raw, table, write_raw
+from ._program import build_programs
+from ._report import draw, read_raw, tables, write_raw
 from ._run import Run, run_in_guest, run_on_host
+from ._variants import VARIANTS, EditFailedError
 
 HOST = "host"
 
@@ -33,7 +34,7 @@ def main() -> int:
         print(f"{options.out} is not empty: choose another --out, or remove it", file=sys.stderr)
         return 1
     try:
-        runs = _run(options.only or [*GENERATIONS, HOST], options.cache)
+        runs = _run(options.only or [*VARIANTS, HOST], options.cache)
     except (Unavailable, EditFailedError, BuildFailedError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -50,21 +51,25 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results-kernels"), metavar="DIR", help="a new folder")
     parser.add_argument("--cache", type=Path, default=cache, metavar="DIR", help=f"of built kernels (default: {cache})")
-    parser.add_argument("--only", nargs="+", choices=[*GENERATIONS, HOST], help="not all kernels")
+    parser.add_argument("--only", nargs="+", choices=[*VARIANTS, HOST], help="not all kernels")
     parser.add_argument("--report", type=Path, metavar="DIR", help="make table and figure of an earlier run again")
     return parser.parse_args()
 
 
 def _run(names: Sequence[str], cache: Path) -> list[Run]:
-    if set(names) - {HOST}:
-        require_kernel_tools()
-    program = build_program(cache)
+    variants = [VARIANTS[name] for name in names if name != HOST]
+    if variants:
+        require_kernel_tools({variant.series for variant in variants})
+    programs = build_programs(cache)
     kernels = Kernels(cache, _say)
     runs = []
-    for name in names:
-        image = kernels.image(name) if name != HOST else None
-        _say(f"running the experiments on {name}")
-        runs.append(run_in_guest(name, image, program) if image else run_on_host(program))
+    for variant in variants:
+        image = kernels.image(variant)
+        _say(f"running the experiments on {variant.name}")
+        runs.append(run_in_guest(variant, image, programs))
+    if HOST in names:
+        _say("running the experiments on this kernel")
+        runs.append(run_on_host(programs))
     return runs
 
 
@@ -83,9 +88,9 @@ def _say(text: str) -> None:
 
 
 def _report(out: Path, runs: Sequence[Run]) -> None:
-    text = table(runs)
+    text = "\n".join(tables(runs).values())
     (out / "table.md").write_text(text)
-    draw(runs, out / "kernels.png")
+    draw(runs, out)
     print(text)
     print(f"results are in {out}")
 

@@ -1,15 +1,16 @@
-"""The file system that a kernel starts with: a cpio archive with one program (the kernel's early-userspace)."""
+"""The file system that a kernel starts with: a cpio archive of programs (the kernel's early-userspace)."""
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_initramfs(archive: Path, program: Path) -> None:
-    """Write one with the program as /init and the console that it prints to."""
+def write_initramfs(archive: Path, programs: Mapping[str, Path]) -> None:
+    """Write one with programs, by their names in its root, and the console that they print to."""
     entries = [
         _entry("dev", stat.S_IFDIR | 0o755),
         _entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
-        _entry("init", stat.S_IFREG | 0o755, content=program.read_bytes()),
+        *(_entry(name, stat.S_IFREG | 0o755, content=path.read_bytes()) for name, path in programs.items()),
         _entry("TRAILER!!!", 0),
     ]
     archive.write_bytes(b"".join(entries))

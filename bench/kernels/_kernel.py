@@ -1,4 +1,4 @@
-"""The three kernels, built from Debian's source package and kept in a cache."""
+"""The kernels, built from Debian's source packages and kept in a cache."""
 
 import hashlib
 import os
@@ -6,10 +6,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from ._edit import GENERATIONS, edited
-from ._missing import SOURCE
+from ._missing import source_of
+from ._variants import EditFailedError, Variant, edited
 
 _CONFIG = Path(__file__).with_name("kernel.config")
+_PATCHES = Path(__file__).with_name("patches")
 
 Say = Callable[[str], None]
 
@@ -19,60 +20,72 @@ class BuildFailedError(Exception):
 
 
 class Kernels:
-    """Builds each generation once; another source package or configuration is another folder of the cache."""
+    """Builds each variant once; another source package, configuration or edit is built anew."""
 
     def __init__(self, cache: Path, say: Say) -> None:
-        self._folder = cache / f"linux-{_identity()}"
+        self._cache = cache
         self._say = say
 
-    def image(self, generation: str) -> Path:
-        """Give the bootable image of a generation, and build it if it is not there.
+    def image(self, variant: Variant) -> Path:
+        """Give the bootable image of a variant, and build it if it is not there.
 
         Raises:
             BuildFailedError: With the end of what the build printed.
             EditFailedError: The source is not as expected.
         """
-        assert generation in GENERATIONS
-        image = self._folder / f"bzImage-{generation}"
+        folder = self._cache / f"linux-{variant.series}-{_identity_of_source(variant)}"
+        image = folder / f"bzImage-{variant.name}-{_identity_of_edit(variant)}"
         if not image.exists():
-            tree = self._configured_tree()
-            self._say(f"building the kernel of generation {generation}")
-            self._edit(tree, generation)
+            tree = self._configured_tree(folder, variant.series)
+            self._say(f"building the kernel {variant.name}")
+            _edit(tree, variant)
             _make(tree, "bzImage")
             (tree / "arch/x86/boot/bzImage").rename(image)
         return image
 
-    def _configured_tree(self) -> Path:
-        tree = self._folder / "source"
+    def _configured_tree(self, folder: Path, series: str) -> Path:
+        tree = folder / "source"
         if not (tree / ".config").exists():
-            self._say(f"unpacking {SOURCE.name}")
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _unpack(tree)
+            self._say(f"unpacking {source_of(series).name}")
+            folder.mkdir(parents=True, exist_ok=True)
+            _unpack(source_of(series), tree)
             _make(tree, f"KCONFIG_ALLCONFIG={_CONFIG}", "allnoconfig")
             _check_config((tree / ".config").read_text())
         return tree
 
-    @staticmethod
-    def _edit(tree: Path, generation: str) -> None:
-        file, shipped = tree / "fs/userfaultfd.c", tree / "fs/userfaultfd.c.shipped"
-        if not shipped.exists():
-            shipped.write_bytes(file.read_bytes())
-        file.write_text(edited(shipped.read_text(), generation))
+
+def _identity_of_source(variant: Variant) -> str:
+    """Of what the kernels of a series are made from: the package's file and the configuration."""
+    status = source_of(variant.series).stat()
+    return _digest(f"{status.st_size} {status.st_mtime_ns} {_CONFIG.read_text()}")
 
 
-def _identity() -> str:
-    """Of what the kernels are made from: the package's file and the configuration."""
-    status = SOURCE.stat()
-    text = f"{status.st_size} {status.st_mtime_ns} {_CONFIG.read_text()}"
+def _identity_of_edit(variant: Variant) -> str:
+    return _digest(variant.statement + "".join((_PATCHES / patch).read_text() for patch in variant.patches))
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _unpack(tree: Path) -> None:
+def _edit(tree: Path, variant: Variant) -> None:
+    file, shipped = tree / "fs/userfaultfd.c", tree / "fs/userfaultfd.c.shipped"
+    if not shipped.exists():
+        shipped.write_bytes(file.read_bytes())
+    file.write_text(edited(shipped.read_text(), variant))
+    for patch in variant.patches:
+        command = ["patch", "--directory", str(tree), "--strip=1", "--input", str(_PATCHES / patch)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise EditFailedError(f"{patch} does not apply to {source_of(variant.series).name}:\n{done.stdout}")
+
+
+def _unpack(source: Path, tree: Path) -> None:
     """Unpack under another name first, so that half a tree is never taken for a whole one."""
     partial = tree.with_name("partial")
     subprocess.run(["rm", "-rf", str(partial), str(tree)], check=True)
     partial.mkdir()
-    subprocess.run(["tar", "-xf", str(SOURCE), "-C", str(partial), "--strip-components=1"], check=True)
+    subprocess.run(["tar", "-xf", str(source), "-C", str(partial), "--strip-components=1"], check=True)
     partial.rename(tree)
 
 

@@ -1,10 +1,9 @@
 """What this machine lacks for the laboratory."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 EMULATOR = "qemu-system-x86_64"
 
 # Debian's packages, by what each is needed for.
@@ -16,21 +15,29 @@ _PROGRAMS = {
     "bison": "bison",
     "bc": "bc",
     "xz": "xz-utils",
+    "patch": "patch",
 }
-_FILES = {SOURCE: "linux-source-6.12", Path("/usr/include/libelf.h"): "libelf-dev"}
+_LIBELF = Path("/usr/include/libelf.h")
+_SOURCES = Path("/usr/src")
 
 
 class Unavailable(Exception):  # noqa: N818  # a sentence for the user, not a fault of the program
     """Something is missing; the message says what, and what still works without it."""
 
 
-def require_kernel_tools() -> None:
-    """Check that kernels can be built and booted.
+def source_of(series: str) -> Path:
+    """Where Debian's package has the source of a kernel series."""
+    return _SOURCES / f"linux-source-{series}.tar.xz"
+
+
+def require_kernel_tools(series: Iterable[str]) -> None:
+    """Check that kernels of these series can be built and booted.
 
     Raises:
         Unavailable: Names the packages to install.
     """
-    packages = sorted({*_missing_programs(), *(package for path, package in _FILES.items() if not path.exists())})
+    files = {source_of(name): f"linux-source-{name}" for name in series} | {_LIBELF: "libelf-dev"}
+    packages = sorted({*_missing_programs(), *(package for path, package in files.items() if not path.exists())})
     if packages:
         raise Unavailable(
             f"the laboratory's kernels need {_listed(packages)}: install with "

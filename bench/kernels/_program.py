@@ -1,15 +1,30 @@
-"""The static program that runs the experiments, built from this tree."""
+"""The static programs that make the experiments, built from this tree."""
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from ._missing import require_compiler
 
 _ROOT = Path(__file__).resolve().parents[2]
+_REPRODUCER = Path(__file__).with_name("unregister-lost-wake.c")
 
 
-def build_program(cache: Path) -> Path:
-    """Build it in the cache; quick when nothing changed since."""
+@dataclass(frozen=True)
+class Programs:
+    """Where they are.
+
+    Attributes:
+        laboratory: Makes all experiments; given the reproducer and the parts that it is to make.
+        reproducer: Of the lost wake-ups of UFFDIO_UNREGISTER; the laboratory runs it.
+    """
+
+    laboratory: Path
+    reproducer: Path
+
+
+def build_programs(cache: Path) -> Programs:
+    """Build them in the cache; quick when nothing changed since."""
     require_compiler()
     build = cache / "program"
     configure = ["cmake", "-S", str(_ROOT), "-B", str(build), "-G", "Ninja", "-DPYUFFD_PYTHON=OFF"]
@@ -17,4 +32,7 @@ def build_program(cache: Path) -> Path:
     subprocess.run(
         ["cmake", "--build", str(build), "--target", "uffd_laboratory"], check=True, stdout=subprocess.DEVNULL
     )
-    return build / "uffd_laboratory"
+    programs = Programs(build / "uffd_laboratory", build / _REPRODUCER.stem)
+    compiler = ["gcc", "-O2", "-pthread", "-static", str(_REPRODUCER), "-o", str(programs.reproducer)]
+    subprocess.run(compiler, check=True)
+    return programs

@@ -1,19 +1,22 @@
-"""The laboratory's results: raw JSON, a table and a figure, made again from the JSON at any time."""
+"""The laboratory's results: raw JSON, tables and figures, made again from the JSON at any time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
 
 from ._run import Run
-from ._verdict import EXPERIMENTS, Severity, Verdict, verdict
+from ._verdict import RELEASES, WAKES, Severity, Verdict, verdict
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 RAW = "kernels.json"
+
+# A table and a figure each; a kernel is in those for which it ran an experiment.
+_PARTS = {"releases": RELEASES, "lost-wakes": WAKES}
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; the text in each cell says the same again.
 _COLOURS = {
@@ -50,31 +53,47 @@ def read_raw(out: Path) -> list[Run]:
     return [Run(**record, console="") for record in json.loads((out / RAW).read_text())]
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Kernel by experiment, as Markdown."""
+def tables(runs: Sequence[Run]) -> dict[str, str]:
+    """Kernel by experiment, as Markdown: a table for each part, by its name."""
+    return {name: _table(experiments, those) for name, experiments, those in _parts(runs)}
+
+
+def draw(runs: Sequence[Run], folder: Path) -> None:
+    """Draw kernel by experiment, a figure for each part: what happens to those who meet the kernel there."""
+    for name, experiments, those in _parts(runs):
+        _matrix(experiments, those).savefig(folder / f"{name}.png", dpi=130)
+
+
+def _parts(runs: Sequence[Run]) -> Iterator[tuple[str, Mapping[str, str], Sequence[Run]]]:
+    for name, experiments in _PARTS.items():
+        those = [run for run in runs if any(record["experiment"] in experiments for record in run.records)]
+        if those:
+            yield name, experiments, those
+
+
+def _table(experiments: Mapping[str, str], runs: Sequence[Run]) -> str:
     header = ["experiment", *(_title(run).replace("\n", ", ") for run in runs)]
     lines = [header, ["---"] * len(header)]
-    lines += [[title, *(cell.text for cell in _cells(name, runs))] for name, title in EXPERIMENTS.items()]
+    lines += [[title, *(cell.text for cell in _cells(name, runs))] for name, title in experiments.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draw kernel by experiment: what happens to those who meet the release."""
-    figure = Figure(figsize=(2.6 + 2.3 * len(runs), 0.9 + 0.55 * len(EXPERIMENTS)), layout="constrained")
+def _matrix(experiments: Mapping[str, str], runs: Sequence[Run]) -> Figure:
+    figure = Figure(figsize=(2.6 + 2.3 * len(runs), 0.9 + 0.55 * len(experiments)), layout="constrained")
     axes = figure.subplots()
-    for row, name in enumerate(EXPERIMENTS):
+    for row, name in enumerate(experiments):
         for column, cell in enumerate(_cells(name, runs)):
             axes.add_patch(_square(column, row, _COLOURS[cell.severity]))
             axes.text(column, row, _wrapped(cell.text), ha="center", va="center", fontsize=8)
-    axes.set(xlim=(-0.5, len(runs) - 0.5), ylim=(len(EXPERIMENTS) - 0.5, -0.5))
+    axes.set(xlim=(-0.5, len(runs) - 0.5), ylim=(len(experiments) - 0.5, -0.5))
     axes.set_xticks(range(len(runs)), [_title(run) for run in runs])
-    axes.set_yticks(range(len(EXPERIMENTS)), list(EXPERIMENTS.values()))
+    axes.set_yticks(range(len(experiments)), list(experiments.values()))
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    seen = sorted({cell.severity for name in EXPERIMENTS for cell in _cells(name, runs)})
+    seen = sorted({cell.severity for name in experiments for cell in _cells(name, runs)})
     patches = [matplotlib.patches.Patch(color=_COLOURS[severity], label=_MEANINGS[severity]) for severity in seen]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _cells(experiment: str, runs: Sequence[Run]) -> list[Verdict]:

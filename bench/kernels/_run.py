@@ -1,4 +1,4 @@
-"""Runs the laboratory's program, on a kernel of its own or on this one, and reads what it prints."""
+"""Runs the laboratory's programs, on a kernel of their own or on this one, and reads what they print."""
 
 import json
 import subprocess
@@ -10,6 +10,8 @@ from typing import Any
 
 from ._archive import write_initramfs
 from ._missing import EMULATOR
+from ._program import Programs
+from ._variants import Variant
 
 # More than all experiments together may take; what a guest printed before it was stopped is kept.
 _TIME_LIMIT = 300.0
@@ -20,7 +22,7 @@ class Run:
     """What one kernel did.
 
     Attributes:
-        name: The generation, or ``"host"``.
+        name: Of the variant, or ``"host"``.
         kernel: As ``uname -r`` prints it.
         records: One of each experiment that ended, in order.
         cpus: How many it ran on.
@@ -36,24 +38,24 @@ class Run:
     cpus: int = 0
 
 
-def run_on_host(program: Path) -> Run:
-    """Run it on this kernel."""
-    return _parsed("host", _output_of([str(program)]))
+def run_on_host(programs: Programs) -> Run:
+    """Run them on this kernel."""
+    return _parsed("host", _output_of([str(programs.laboratory), str(programs.reproducer)]))
 
 
-def run_in_guest(generation: str, image: Path, program: Path) -> Run:
-    """Boot the kernel with it as /init. TCG serves counts and behaviour, never timings."""
+def run_in_guest(variant: Variant, image: Path, programs: Programs) -> Run:
+    """Boot the kernel with the laboratory as /init. TCG serves counts and behaviour, never timings."""
     with tempfile.TemporaryDirectory() as folder:
         initramfs = Path(folder, "initramfs.cpio")
-        write_initramfs(initramfs, program)
+        write_initramfs(initramfs, {"init": programs.laboratory, "reproducer": programs.reproducer})
         command = [
             EMULATOR,
             *("-accel", "tcg,thread=multi", "-smp", "2", "-m", "1G", "-cpu", "max"),
             *("-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"),
             *("-kernel", str(image), "-initrd", str(initramfs)),
-            *("-append", "console=ttyS0 panic=-1 quiet"),
+            *("-append", f"console=ttyS0 panic=-1 quiet -- /reproducer {' '.join(variant.parts)}"),
         ]
-        return _parsed(generation, _output_of(command))
+        return _parsed(variant.name, _output_of(command))
 
 
 def _output_of(command: Sequence[str]) -> str:

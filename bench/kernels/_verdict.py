@@ -30,18 +30,25 @@ class Verdict:
     text: str
 
 
-EXPERIMENTS = {
+# Titles, by the experiments' names.
+RELEASES = {
     "release": "a fault meets a released userfaultfd",
     "probe": "what pyuffd probe finds",
     "complete": "last COPY, then close at once, under readers",
     "missing": "close with pages missing, under readers",
     "missing-thp": "the same under writers of huge pages",
-    "unregister": "UNREGISTER alone, under readers",
-    "unregister-and-wake": "UNREGISTER and WAKE, under readers",
-    "close": "close alone, under readers",
     "gup-populate": "close under MADV_POPULATE_WRITE",
     "gup-mlock": "close under mlock",
     "gup-readv": "close under process_vm_readv",
+}
+WAKES = {
+    "unregister": "UNREGISTER alone, under readers",
+    "unregister-and-wake": "UNREGISTER and WAKE, under readers",
+    "close": "close alone, under readers",
+    "left-missing": "UNREGISTER of a waiting thread, missing",
+    "left-missing-wp": "UNREGISTER meanwhile touched, missing and write-protect",
+    "left-wp": "UNREGISTER of a waiting thread, write-protect",
+    "left-minor": "UNREGISTER of a waiting thread, minor",
 }
 
 
@@ -66,6 +73,8 @@ def verdict(experiment: str, records: Sequence[Record]) -> Verdict:
         return Verdict(Severity.NOTHING, "did not meet")
     if experiment.startswith("gup-"):
         return Verdict(Severity.ERROR, record["error"]) if record["error"] else Verdict(Severity.CLEAN, "clean")
+    if experiment.startswith("left-"):
+        return _left(record)
     return _raced(record) if "closes" in record else _waked(record)
 
 
@@ -104,3 +113,9 @@ def _waked(record: Record) -> Verdict:
     if record["lost"]:
         return Verdict(Severity.ASLEEP, f"{record['lost']:,} of {record['rounds']:,} rounds left one asleep")
     return Verdict(Severity.CLEAN, f"clean, {record['rounds']:,} rounds")
+
+
+def _left(record: Record) -> Verdict:
+    if record["asleep"]:
+        return Verdict(Severity.ASLEEP, f"{record['asleep']} of {record['rounds']} left asleep")
+    return Verdict(Severity.CLEAN, f"woken, {record['rounds']} of {record['rounds']}")

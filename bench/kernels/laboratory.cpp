@@ -1,13 +1,16 @@
-// The experiments with a kernel's release of a userfaultfd, each in a process of its own with a
-// time limit, as JSON lines. Linked statically: it is the only program of the laboratory's kernels,
-// and runs as well on a host.
+// The experiments with a kernel's release of a userfaultfd, and with its UNREGISTER, each in a
+// process of its own with a time limit, as JSON lines. Linked statically: the laboratory's kernels
+// have no other programs than this one and the reproducer that it runs, and it runs as well on a
+// host.
 //
+// laboratory REPRODUCER [PART...]; the parts are "release" and "wake", and both are the default.
 // As /init it mounts what it needs, and reboots when it is through.
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <functional>
@@ -52,10 +55,12 @@ class Fields {
   std::string text_;
 };
 
+// One that runs in its process, or another program that the process becomes.
 struct Experiment {
-  const char* name;
+  std::string name;
   milliseconds limit;
   std::function<Fields()> run;
+  std::vector<std::string> program = {};
 };
 
 // One round to a process, so that a hang hides none of the others.
@@ -116,7 +121,7 @@ Fields gup(workload::GupUser user, uint64_t bytes) {
       .add("close_ns", result.close_ns);
 }
 
-std::vector<Experiment> experiments() {
+std::vector<Experiment> experiments_with_release() {
   using workload::GupUser;
   std::vector<Experiment> all;
   for (int round = 0; round < 5; ++round)
@@ -129,16 +134,36 @@ std::vector<Experiment> experiments() {
       {"missing", race_limit, [] { return race(false, 4, 16, false, milliseconds(2000)); }});
   all.push_back(
       {"missing-thp", race_limit, [] { return race(false, 2, 4, true, milliseconds(2000)); }});
-  const milliseconds wake_limit(10000);
-  all.push_back({"unregister", wake_limit, [] { return lost_wakes(Release::unregister); }});
-  all.push_back(
-      {"unregister-and-wake", wake_limit, [] { return lost_wakes(Release::unregister_and_wake); }});
-  all.push_back({"close", wake_limit, [] { return lost_wakes(Release::close); }});
   const milliseconds gup_limit(6000);
   all.push_back({"gup-populate", gup_limit, [] { return gup(GupUser::populate, kFreshBytes); }});
   all.push_back({"gup-mlock", gup_limit, [] { return gup(GupUser::mlock, kFreshBytes); }});
   all.push_back(
       {"gup-readv", gup_limit, [] { return gup(GupUser::process_vm_readv, kReadBytes); }});
+  return all;
+}
+
+std::vector<Experiment> experiments_with_wakes(const std::string& reproducer) {
+  std::vector<Experiment> all;
+  const milliseconds limit(10000), reproducer_limit(60000);
+  all.push_back({"unregister", limit, [] { return lost_wakes(Release::unregister); }});
+  all.push_back(
+      {"unregister-and-wake", limit, [] { return lost_wakes(Release::unregister_and_wake); }});
+  all.push_back({"close", limit, [] { return lost_wakes(Release::close); }});
+  for (const char* way : {"missing", "missing-wp", "wp", "minor"})
+    all.push_back({std::string("left-") + way, reproducer_limit, nullptr, {reproducer, way}});
+  return all;
+}
+
+std::vector<Experiment> experiments(const std::string& reproducer,
+                                    const std::vector<std::string>& parts) {
+  const auto asked_for = [&](const char* part) {
+    return parts.empty() || std::find(parts.begin(), parts.end(), part) != parts.end();
+  };
+  std::vector<Experiment> all;
+  if (asked_for("release")) all = experiments_with_release();
+  if (asked_for("wake"))
+    for (const Experiment& experiment : experiments_with_wakes(reproducer))
+      all.push_back(experiment);
   return all;
 }
 
@@ -154,19 +179,42 @@ const char* name(ChildOutcome::End end) {
   return "hung";
 }
 
+void become(const std::vector<std::string>& program, int output) {
+  std::vector<char*> arguments;
+  for (const std::string& argument : program)
+    arguments.push_back(const_cast<char*>(argument.c_str()));
+  arguments.push_back(nullptr);
+  ::dup2(output, STDOUT_FILENO);
+  ::dup2(output, STDERR_FILENO);
+  ::execv(arguments[0], arguments.data());
+  throw SystemError(errno, "exec of " + program[0]);
+}
+
+// The fields of a program's object of JSON; empty where it has printed none.
+std::string inner(const std::string& output) {
+  const size_t first = output.find('{'), last = output.rfind('}');
+  if (first == std::string::npos || last == std::string::npos) return {};
+  return output.substr(first + 1, last - first - 1);
+}
+
 void perform(const Experiment& experiment) {
   const ChildOutcome outcome = run_in_child(experiment.limit, [&](int fd) {
+    if (!experiment.program.empty()) become(experiment.program, fd);
     const std::string text = experiment.run().text();
     (void)!::write(fd, text.data(), text.size());
   });
-  const bool complete = outcome.end == ChildOutcome::End::exited && outcome.code == 0;
+  const bool other = !experiment.program.empty();
+  const std::string found = other ? inner(outcome.output) : outcome.output;
+  // A program exits with 1 where it has found somebody asleep.
+  const bool complete =
+      outcome.end == ChildOutcome::End::exited && outcome.code <= (other ? 1 : 0) && !found.empty();
   Fields how;
-  how.add("experiment", std::string(experiment.name)).add("end", std::string(name(outcome.end)));
+  how.add("experiment", experiment.name).add("end", std::string(name(outcome.end)));
   if (!complete && !outcome.output.empty()) how.add("message", outcome.output);
   if (outcome.end == ChildOutcome::End::signalled)
     how.add("signal", static_cast<uint64_t>(outcome.code));
   std::printf("{%s%s%s}\n", how.text().c_str(), complete ? ", " : "",
-              complete ? outcome.output.c_str() : "");
+              complete ? found.c_str() : "");
   std::fflush(stdout);
 }
 
@@ -180,12 +228,18 @@ void prepare_kernel() {
 }  // namespace
 }  // namespace uffd
 
-int main() {
+int main(int argc, char** argv) {
   const bool init = ::getpid() == 1;
+  const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  if (arguments.empty()) {
+    std::fprintf(stderr, "usage: laboratory REPRODUCER [PART...]\n");
+    return 2;
+  }
+  const std::vector<std::string> parts(arguments.begin() + 1, arguments.end());
   if (init) uffd::prepare_kernel();
   std::printf("{\"kernel\": \"%s\", \"cpus\": %ld}\n", uffd::kernel_release().c_str(),
               ::sysconf(_SC_NPROCESSORS_ONLN));
-  for (const auto& experiment : uffd::experiments()) uffd::perform(experiment);
+  for (const auto& experiment : uffd::experiments(arguments[0], parts)) uffd::perform(experiment);
   std::printf("{\"complete\": true}\n");
   std::fflush(stdout);
   if (init) ::reboot(RB_AUTOBOOT);  // the emulator ends instead
