@@ -1,0 +1,1 @@
+"""What documents quote of the published results, written from these."""
