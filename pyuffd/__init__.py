@@ -31,36 +31,49 @@ from pyuffd._core import (
     Userfaultfd,
     ZeroSource,
 )
+from pyuffd._ending_report import EndingReport
 from pyuffd._flags import FaultFlag, Feature, RegisterMode
 from pyuffd._inline import touch
 from pyuffd._lazy import lazy_array, target_of
-from pyuffd._manager import Manager, serve
+from pyuffd._manager import Manager, Placement, serve
 from pyuffd._memory_kinds import MemoryKind
+from pyuffd._options import Beyond, Ending, Install, Present, ServeOptions
 from pyuffd._probe import Probe, probe
 from pyuffd._release import LostWakes, Release
 from pyuffd._shared_image import SharedImage
-from pyuffd._target import EndingReport, Stats, Target
+from pyuffd._stats import Stats
+from pyuffd._target import Missing, Target
 from pyuffd._version import __version__
+from pyuffd.handoff import Mode, OnRemove
 
 __all__ = [
+    "Beyond",
     "CallableSource",
+    "Ending",
     "EndingReport",
     "Fault",
     "FaultFlag",
     "Feature",
     "FileSource",
+    "Install",
     "LostWakes",
     "Manager",
     "Mapping",
     "MemoryKind",
     "MemorySource",
+    "Missing",
     "MissingPagesError",
+    "Mode",
+    "OnRemove",
+    "Placement",
+    "Present",
     "Probe",
     "Region",
     "RegisterMode",
     "Release",
     "RemapEvent",
     "RemoveEvent",
+    "ServeOptions",
     "SharedImage",
     "Source",
     "Stats",

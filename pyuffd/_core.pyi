@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, Self
 
+from pyuffd._flags import FaultFlag, Feature
+
 __version__: str
 build_type: str
 
@@ -15,7 +17,13 @@ class UnsupportedError(OSError):
     """What this kernel or this user cannot do; the message names what to change."""
 
 class MissingPagesError(RuntimeError):
-    """close(missing='raise') met missing pages; the target is served on."""
+    """close(missing='raise') met missing pages; the target is served on.
+
+    Attributes:
+        missing_pages: How many.
+    """
+
+    missing_pages: int
 
 class _Probe(TypedDict):
     kernel: str
@@ -61,56 +69,67 @@ def _raise_system_error(error: int, text: str) -> None: ...
 
 @final
 class Fault:
-    """A thread sleeps on this page until it is resolved (uffd_msg, UFFD_EVENT_PAGEFAULT).
-
-    Attributes:
-        address: Page-aligned, unless the feature EXACT_ADDRESS is on.
-        flags: ``FaultFlag`` bits.
-        thread: Its id in the target's pid namespace; 0 without the feature THREAD_ID.
-    """
+    """A thread sleeps on this page until it is resolved (uffd_msg, UFFD_EVENT_PAGEFAULT)."""
 
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Of the access; page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
+
     @property
-    def flags(self) -> int: ...
+    def flags(self) -> FaultFlag:
+        """The kind of the access."""
+
     @property
-    def thread(self) -> int: ...
+    def thread(self) -> int:
+        """Its id in the target's pid namespace; 0 without the feature THREAD_ID."""
 
 @final
 class RemapEvent:
     """The target moved memory (UFFD_EVENT_REMAP)."""
 
     @property
-    def from_(self) -> int: ...
+    def from_(self) -> int:
+        """Where the memory was."""
+
     @property
-    def to(self) -> int: ...
+    def to(self) -> int:
+        """Where it is now."""
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """In bytes."""
 
 @final
 class RemoveEvent:
     """The target dropped pages (UFFD_EVENT_REMOVE)."""
 
     @property
-    def start(self) -> int: ...
+    def start(self) -> int:
+        """The first address that was dropped."""
+
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """The first address behind what was dropped."""
 
 @final
 class UnmapEvent:
     """The target unmapped memory (UFFD_EVENT_UNMAP)."""
 
     @property
-    def start(self) -> int: ...
+    def start(self) -> int:
+        """The first address that was unmapped."""
+
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """The first address behind what was unmapped."""
 
 @final
 class UnknownEvent:
     """An event that this version does not know."""
 
     @property
-    def event(self) -> int: ...
+    def event(self) -> int:
+        """Its number (UFFD_EVENT_x)."""
 
 @final
 class Userfaultfd:
@@ -123,13 +142,14 @@ class Userfaultfd:
     Args:
         features: ``Feature`` bits to ask for.
         user_mode_only: False opens /dev/userfaultfd, else userfaultfd(2), and serves kernel accesses too. True needs
-            no permission, but kernel accesses to missing pages fail with EFAULT. None takes what is permitted.
+            no permission, but kernel accesses to missing pages fail with EFAULT. None is False where that is permitted,
+            else True: the property ``user_mode_only`` says which.
 
     Raises:
         UnsupportedError: It cannot be opened, or this kernel lacks a feature; the message names what to change.
     """
 
-    def __init__(self, features: int = 0, user_mode_only: bool | None = False) -> None: ...
+    def __init__(self, features: int = 0, user_mode_only: bool | None = None) -> None: ...
     @staticmethod
     def adopt(fd: int) -> Userfaultfd:
         """Take over a descriptor that another process opened and registered.
@@ -137,7 +157,9 @@ class Userfaultfd:
         Raises:
             ValueError: It is no userfaultfd, or its opener did not do UFFDIO_API; the descriptor is closed.
         """
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """The descriptor, which belongs to this object."""
+
     def close(self) -> None:
         """Close it. Memory that is still registered is released with the last descriptor, and what is missing in it
         reads as zeros.
@@ -146,13 +168,21 @@ class Userfaultfd:
             RuntimeError: Another thread is inside a call.
         """
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether it was closed, or is served."""
+
     @property
-    def features(self) -> int: ...
+    def features(self) -> Feature:
+        """Those that are on."""
+
     @property
-    def user_mode_only(self) -> bool: ...
+    def user_mode_only(self) -> bool:
+        """Whether kernel accesses to missing pages fail with EFAULT."""
+
     @property
-    def registered_by_sender(self) -> bool: ...
+    def registered_by_sender(self) -> bool:
+        """Whether another process opened it, and registers its memory."""
+
     def waiting(self) -> tuple[int, int]:
         """Faults that nobody has read yet, and all whose threads sleep, read or not (fdinfo: pending, total)."""
     def read(
@@ -251,30 +281,41 @@ class Mapping:
         shared: bool = False,
     ) -> None: ...
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Where it begins."""
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """In bytes."""
+
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """In bytes."""
+
     @property
     def array(self) -> npt.NDArray[np.uint8]:
         """A view of the bytes, counted by the mapping; it keeps the memory mapped."""
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether it was unmapped."""
+
     def close(self) -> None:
         """Unmap. Idempotent.
 
         Raises:
             BufferError: Arrays still view it.
+            RuntimeError: It is served: close its target first.
         """
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
 class Source:
-    """Where the bytes of pages come from."""
+    """Where the bytes of pages come from; made as one of its subclasses."""
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """In bytes."""
+
     def read(self, offset: int, length: int) -> bytes:
         """Return a copy of the bytes at ``offset``.
 
@@ -310,6 +351,9 @@ class FileSource(Source):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, direct: bool = False) -> None: ...
+    @property
+    def path(self) -> str:
+        """As it was given; it may have been renamed since."""
 
 @final
 class ZeroSource(Source):
@@ -338,6 +382,13 @@ class CallableSource(Source):
     def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
 
 class SharedImage(Source):
+    """The bytes of a source in one file in memory; see ``pyuffd.SharedImage``.
+
+    Args:
+        source: Where the bytes come from.
+        kind: ``"memfd"``, or ``"hugetlb"``.
+    """
+
     def __init__(self, source: Source, *, kind: Literal["memfd", "hugetlb"] = "memfd") -> None: ...
     @property
     def page_size(self) -> int:
@@ -398,20 +449,51 @@ class Region:
         mode: Literal["missing", "minor", "missing+minor", "missing+wp"] = "missing",
         on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
     ) -> None: ...
+    @staticmethod
+    def of(
+        memory: Mapping | Buffer | npt.NDArray[Any],
+        source: Source | None,
+        source_offset: int = 0,
+        *,
+        mode: Literal["missing", "minor", "missing+minor", "missing+wp"] = "missing",
+        on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
+    ) -> Region:
+        """Make one of memory of this process, and keep that mapped as long as it is needed.
+
+        Args:
+            memory: A ``Mapping``, or a writable, C-contiguous buffer that begins and ends at a page, as its array.
+            source: As of a region.
+            source_offset: As of a region.
+            mode: As of a region.
+            on_remove: As of a region.
+        """
     @property
-    def start(self) -> int: ...
+    def start(self) -> int:
+        """Its address in the target."""
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """In bytes."""
+
     @property
-    def source(self) -> Source | None: ...
+    def source(self) -> Source | None:
+        """Where its bytes come from."""
+
     @property
-    def source_offset(self) -> int: ...
+    def source_offset(self) -> int:
+        """Where in the source they begin, in bytes."""
+
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Of its memory, in bytes."""
+
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> str:
+        """Which faults are served."""
+
     @property
-    def on_remove(self) -> str: ...
+    def on_remove(self) -> str:
+        """What becomes of missing pages that the target removes."""
 
 @final
 class EndingReport:
@@ -452,7 +534,7 @@ class Manager:
         ending: str,
         fault_around: int | None,
         verify: bool,
-        awake: bool,
+        keep_awake: bool,
         inline: bool,
         collapse: bool,
         install: str,

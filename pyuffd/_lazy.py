@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyuffd import _core
+from pyuffd._arguments import check_flag, check_source
 from pyuffd._core import Mapping, MemorySource, Region, Source, Userfaultfd
 from pyuffd._flags import Feature
 from pyuffd._inline import check_sigbus
@@ -43,7 +44,7 @@ def _shared_manager() -> _core.Manager:
     """One manager for all lazy arrays of this process."""
     global _manager
     if _manager is None:
-        _manager = make_core(1, 1, "auto", None)
+        _manager = make_core(1, 1, "auto")
     return _manager
 
 
@@ -84,6 +85,8 @@ def lazy_array(
         ValueError: The source is shorter than the array, or the dtype holds objects or has no size.
         UnsupportedError: No userfaultfd can be opened.
     """
+    check_source("source", source)
+    check_flag("inline", inline)
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise ValueError(f"dtype {kind} holds Python objects, whose bytes mean nothing elsewhere")

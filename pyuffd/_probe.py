@@ -75,7 +75,7 @@ class Probe:
             "vm.unprivileged_userfaultfd to 1, or grant CAP_SYS_PTRACE"
         )
         if self.usable:
-            return f"only Userfaultfd(user_mode_only=True) is permitted; for kernel accesses too: {change}"
+            return f"only user mode is permitted (kernel accesses to missing pages fail); for those too: {change}"
         if errno.ENOSYS in (self.syscall, self.user_mode_only):
             return "nothing can be served: the kernel lacks CONFIG_USERFAULTFD"
         return (

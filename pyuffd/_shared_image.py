@@ -3,9 +3,9 @@
 import math
 import time
 
-from tqdm import tqdm
-
 from pyuffd import _core
+from pyuffd._arguments import check_seconds
+from pyuffd._progress import page_bar
 
 _SLICE = 0.05
 
@@ -28,12 +28,12 @@ class SharedImage(_core.SharedImage):
         OSError: No memory; the message names the hugetlb pages that lack.
     """
 
-    def wait(self, timeout: float | None = None, progress: bool = True) -> bool:
+    def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
         """Wait until the image is complete; call ``fill()`` first.
 
         Args:
             timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr, if there is one.
+            progress: Show a progress bar on stderr; None shows it on a terminal and in a notebook.
 
         Returns:
             False on timeout.
@@ -42,14 +42,13 @@ class SharedImage(_core.SharedImage):
             ValueError: The timeout is NaN.
             RuntimeError: Nobody fills it, or its source cannot supply some page.
         """
-        if timeout is not None and math.isnan(timeout):
-            raise ValueError("timeout is not a number")
+        check_seconds("timeout", timeout)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         pages = self.length // self.page_size
-        with tqdm(total=pages, unit="page", disable=None if progress else True) as bar:
+        with page_bar(pages, progress) as tell:
             while True:
                 done = self._wait(max(0.0, min(_SLICE, deadline - time.monotonic())))
-                bar.update(pages - self.missing_pages - bar.n)
+                tell(pages - self.missing_pages)
                 if done is None:
                     raise RuntimeError(
                         f"{self.missing_pages} pages of the image are missing, and nobody fills them: call fill(), or "

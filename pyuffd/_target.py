@@ -1,156 +1,23 @@
 """A target: one address space that a manager serves, until it is let go."""
 
 import atexit
-import io
-import math
 import os
-import sys
 import time
 import traceback
 import warnings
 import weakref
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
+from typing import Literal, get_args
 
 from pyuffd import _core
+from pyuffd._arguments import check_flag, check_seconds, check_word
 from pyuffd._core import Userfaultfd
+from pyuffd._ending_report import EndingReport, to_report
 from pyuffd._inline import check_sigbus
+from pyuffd._progress import page_bar
+from pyuffd._stats import Stats, to_stats
 
 Missing = Literal["raise", "fill", "zero", "poison"]
-
-
-@dataclass(frozen=True)
-class EndingReport:
-    """How a target was let go.
-
-    Attributes:
-        ending: ``"early-close"``, ``"unregister"``, or ``"keep-open"`` where the userfaultfd is still open.
-        reason: Why this ending.
-        seconds: From the first UNREGISTER or close to the return of the last; None under keep-open.
-        regions: How many there were.
-        missing_pages: Pages that were never supplied: they read as zeros from now on, or sleep under keep-open.
-        absent_pages: Pages that lay in no registered memory of the target when they were to be installed: it unmapped
-            or moved them, or they were never registered. What is read there, if anything, is not the source's.
-        verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
-            smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
-        found_present: Pages that were present although nobody of ours had installed them: they were kept as they were.
-        poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
-        collapsed_bytes: How much was put into transparent huge pages afterwards; None where that was not asked for.
-        began: When letting go began, on the clock of ``time.monotonic()``; None under keep-open.
-    """
-
-    ending: str
-    reason: str
-    seconds: float | None
-    regions: int
-    missing_pages: int
-    verified: bool | None
-    absent_pages: int = 0
-    found_present: int = 0
-    poisoned: tuple[tuple[int, int], ...] = ()
-    began: float | None = None
-    collapsed_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What serving a target took until now.
-
-    Attributes:
-        faults: Fault messages read; of a target that is served inline, faults that were resolved.
-        reads: Calls of read(2) that returned at least one message.
-        copies: UFFDIO_COPY calls.
-        zeropages: UFFDIO_ZEROPAGE calls.
-        continues: UFFDIO_CONTINUE calls.
-        moves: UFFDIO_MOVE calls that moved something.
-        moved_bytes: Bytes installed by them.
-        fetches: Reads of sources that are not at hand at once: ``CallableSource``, ``FileSource(direct=True)``.
-        pages: Pages installed.
-        bytes: Bytes installed.
-        minor_faults: Of the faults, those on pages that were in the page cache.
-        write_faults: Of the faults, those that met a write-protection; it was taken away.
-        eexist: Pages that were found present when they were to be installed; their touchers were woken.
-        found_present: Pages that were present although nobody of ours had installed them; they keep their bytes.
-        enoent: Pages found unmapped or no longer registered; their touchers were woken.
-        eagain: Calls that had to be tried again.
-        events: FORK, REMAP, REMOVE and UNMAP messages read.
-        forks: Of the events, FORK.
-        remaps: Of the events, REMAP.
-        removes: Of the events, REMOVE.
-        unmaps: Of the events, UNMAP.
-        dropped: Faults on pages that the target had dropped itself; they read as zeros.
-        blank: Faults on memory that grew out of regions (mremap), or was vacated by them; it reads as zeros.
-        poisoned: Pages that could not be supplied and were poisoned.
-        lost_wakes: Threads that slept for a second while nobody was going to wake them: their message had been read by
-            somebody else, or a wake-up went astray. They were woken.
-        failed: Pages that could be neither supplied nor poisoned; their touchers sleep.
-        placement: Where the handler runs, and what is done about the target's threads.
-        adopted: How often a thread of the target was put on the handler's CPU (placement "adopt").
-        held: Threads of the target that are held there now.
-        releases: How often all of them were let go because it did not pay: because the CPU time that they took, times
-            ``1 - 1 / min(threads, CPUs)``, was more than what it saved, 20 us a fault divided by the threads, over 50
-            ms. They are taken again when it is less than half of that.
-        latency: uint64 counts per bucket: from the read of a fault's message until its page was installed.
-        latency_bounds: uint64 lower bounds of those buckets, in nanoseconds.
-    """
-
-    faults: int
-    reads: int
-    copies: int
-    zeropages: int
-    continues: int
-    moves: int
-    moved_bytes: int
-    fetches: int
-    pages: int
-    bytes: int
-    minor_faults: int
-    write_faults: int
-    eexist: int
-    found_present: int
-    enoent: int
-    eagain: int
-    events: int
-    forks: int
-    remaps: int
-    removes: int
-    unmaps: int
-    dropped: int
-    blank: int
-    poisoned: int
-    lost_wakes: int
-    failed: int
-    placement: str
-    adopted: int
-    held: int
-    releases: int
-    latency: npt.NDArray[np.uint64] = field(repr=False)
-    latency_bounds: npt.NDArray[np.uint64] = field(repr=False)
-
-    def latency_quantile(self, quantile: float) -> float:
-        """Latency in seconds that this share of the faults did not exceed, to the bucket's width of 12.5 %.
-
-        Args:
-            quantile: Between 0 and 1, as 0.99.
-
-        Returns:
-            Seconds; NaN where no fault was served.
-
-        Raises:
-            ValueError: It is not between 0 and 1.
-        """
-        if not 0 <= quantile <= 1:
-            raise ValueError(f"quantile is {quantile}; it must be between 0 and 1")
-        total = int(self.latency.sum())
-        if total == 0:
-            return float("nan")
-        bucket = int(np.searchsorted(np.cumsum(self.latency), quantile * total))
-        return float(self.latency_bounds[min(bucket, len(self.latency_bounds) - 1)]) * 1e-9
 
 
 class Target:
@@ -218,6 +85,7 @@ class Target:
         Raises:
             RuntimeError: No region has that mode.
         """
+        check_flag("reset", reset)
         return self._core.written(reset)
 
     def fill(self) -> None:
@@ -242,7 +110,7 @@ class Target:
         """
         self._core.registered()
 
-    def wait(self, timeout: float | None = None, progress: bool = True) -> bool:
+    def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
         """Wait until nothing is missing and the target has ended (keep-open: until nothing is missing).
 
         Pages arrive as they are touched; call ``fill()`` first to have the others come too. Ctrl-C interrupts the wait
@@ -250,7 +118,7 @@ class Target:
 
         Args:
             timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr, if there is one.
+            progress: Show a progress bar on stderr; None shows it on a terminal and in a notebook.
 
         Returns:
             False on timeout. True also where the target's address space is gone: its report says what was missing.
@@ -260,23 +128,22 @@ class Target:
             RuntimeError: After ``stop()``.
         """
         check_sigbus()
-        if timeout is not None and math.isnan(timeout):
-            raise ValueError("timeout is not a number")
+        check_seconds("timeout", timeout)
         if self._stopped is not None:
             raise RuntimeError("the target was stopped: nobody serves it, so nothing will come")
         deadline = None if timeout is None else time.monotonic() + timeout
-        with tqdm(total=self.pages, unit="page", unit_scale=True, disable=not (progress and _has_stderr())) as bar:
+        with page_bar(self.pages, progress) as tell:
             while True:
                 left = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
                 done = self._core.wait(max(left, 0.0))
-                bar.update(self.pages - self.missing_pages - bar.n)
+                tell(self.pages - self.missing_pages)
                 if done or (deadline is not None and time.monotonic() >= deadline):
                     return done
 
     def stats(self) -> Stats:
         """Return the counters of this moment."""
         check_sigbus()
-        return Stats(**self._core.stats(), latency_bounds=_LATENCY_BOUNDS)
+        return to_stats(self._core.stats())
 
     def close(self, missing: Missing = "raise") -> EndingReport:
         """Let go of the target, and wait for that; a target that has ended returns its stored report.
@@ -295,11 +162,12 @@ class Target:
             UnsupportedError: This kernel cannot poison.
             RuntimeError: After ``stop()``.
         """
+        check_word("missing", missing, get_args(Missing))
         if self._report is not None:
             return self._report
         if self._stopped is not None:
             raise RuntimeError("the target was stopped: its userfaultfd is yours again")
-        report = _to_report(self._core.close(missing))
+        report = to_report(self._core.close(missing))
         self._closed = True
         if self._core.ended:
             if self._owns_manager and missing in ("poison", "zero"):
@@ -337,7 +205,7 @@ class Target:
         self._closed = True
         if self._report is None and self._stopped is None:
             self._core.discard()
-            self._finish(_to_report(self._core.close("raise")))
+            self._finish(to_report(self._core.close("raise")))
 
     def _finish(self, report: EndingReport) -> None:
         self._report = report
@@ -387,36 +255,6 @@ class Target:
         return f"<pyuffd.Target {state}, {self.missing_pages} of {self.pages} pages missing>"
 
 
-def _has_stderr() -> bool:
-    """Whether anything can be written to it: a daemon has none, or one whose descriptor is closed."""
-    if sys.stderr is None or sys.stderr.closed:
-        return False
-    try:
-        os.fstat(sys.stderr.fileno())
-    except io.UnsupportedOperation:  # no descriptor that could be closed
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _to_report(core: _core.EndingReport) -> EndingReport:
-    return EndingReport(
-        ending=core.ending,
-        reason=core.reason,
-        seconds=core.seconds,
-        regions=core.regions,
-        missing_pages=core.missing_pages,
-        absent_pages=core.absent_pages,
-        found_present=core.found_present,
-        verified=core.verified,
-        poisoned=tuple(core.poisoned),
-        began=core.began,
-        collapsed_bytes=core.collapsed_bytes,
-    )
-
-
-_LATENCY_BOUNDS = np.array(_core.latency_bounds(), dtype=np.uint64)
 _live: "weakref.WeakSet[Target]" = weakref.WeakSet()
 # keep-open targets after close(): served until stop() or exit, whoever holds them.
 _kept_open: set[Target] = set()

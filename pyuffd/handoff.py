@@ -14,12 +14,14 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
+from pyuffd._arguments import check_flag, check_instance, check_source, check_word
 from pyuffd._core import Region, Source, Userfaultfd
 from pyuffd._flags import RegisterMode
 
 Mode = Literal["missing", "minor", "missing+minor", "missing+wp"]
+OnRemove = Literal["auto", "keep", "zero", "poison"]
 
 REGISTER_MODES: dict[str, RegisterMode] = {
     "missing": RegisterMode.MISSING,
@@ -35,7 +37,7 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 
 class _Options(TypedDict):
     mode: Mode | None
-    on_remove: Literal["auto", "keep", "zero", "poison"]
+    on_remove: OnRemove
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ def send(
         OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then, and nothing is
             registered that was not before.
     """
+    check_instance("sock", sock, socket.socket)
+    check_instance("uffd", uffd, Userfaultfd)
+    check_flag("keep", keep)
+    check_flag("register", register)
+    check_word("mode", mode, get_args(Mode))
     entries = [tuple(operator.index(number) for number in region) for region in regions]
     for entry in entries:
         if len(entry) != 4:
@@ -113,7 +120,7 @@ def receive(
     source: Source | None,
     *,
     mode: Mode | None = None,
-    on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
+    on_remove: OnRemove = "auto",
 ) -> Handoff:
     """Take a userfaultfd from the target at the other end of a unix stream socket.
 
@@ -131,6 +138,11 @@ def receive(
         ValueError: The message is not a hand-off; the text names the field.
         ConnectionError: The sender hung up.
     """
+    check_instance("sock", sock, socket.socket)
+    check_source("source", source, optional=True)
+    if mode is not None:
+        check_word("mode", mode, get_args(Mode))
+    check_word("on_remove", on_remove, get_args(OnRemove))
     text, fds, pid = _receive_message(sock)
     try:
         if len(fds) != 1:

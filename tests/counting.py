@@ -13,7 +13,7 @@ from kinds import Area
 from puppet import Puppet
 
 import pyuffd
-from pyuffd._manager import Ending
+from pyuffd import Ending
 
 Counts = Counter[str]
 

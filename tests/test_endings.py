@@ -1,6 +1,8 @@
 """Letting go: each ending, each policy for missing pages, what the report says, and keep-open."""
 
 import contextlib
+import ctypes
+import mmap
 import os
 import socket
 import threading
@@ -393,11 +395,20 @@ def test_a_manager_that_is_collected_unclosed_fills() -> None:
     assert memory.states() == ["right"] * 10
 
 
+def replace_mapping(start: int, length: int) -> None:
+    """Unmap it, and map other memory there, which its owner may unmap later."""
+    mmap_call = ctypes.CDLL(None, use_errno=True).mmap
+    mmap_call.restype = ctypes.c_void_p
+    mmap_call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
+    assert mmap_call(start, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == start
+
+
 def test_memory_that_is_unmapped_while_it_is_served() -> None:
     memory = Managed(pages=50)
     with memory.serve() as target:
         memory.touch(0, 20)
-        memory.mapping.close()
+        replace_mapping(memory.start, memory.length)
         report = target.close("fill")
     assert report.missing_pages == 0
     assert target.stats().enoent > 0

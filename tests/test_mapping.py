@@ -1,5 +1,6 @@
 """Mapping: owned ranges of memory, and the arrays that view them."""
 
+import ctypes
 import gc
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_no_huge_pages() -> None:
         ((1 << 64,), ValueError, "length is"),
         ((1 << 63,), ValueError, "too large"),
         ((1 << 60,), OSError, "cannot map"),
-        ((PAGE, "file"), ValueError, "kind is 'file'; it must be 'anonymous', 'memfd' or 'hugetlb'"),
+        ((PAGE, "file"), ValueError, "kind is 'file'; it must be one of 'anonymous', 'memfd', 'hugetlb'"),
         (("4096",), TypeError, "it must be an integer"),
         ((1.5,), TypeError, "it must be an integer"),
     ],
@@ -111,3 +112,39 @@ def test_use_after_close() -> None:
             getattr(mapping, name)
     with mapping:
         pass
+
+
+def test_a_served_mapping_is_not_closed() -> None:
+    memory = pyuffd.Mapping(4 * PAGE)
+    target = pyuffd.serve(pyuffd.Userfaultfd(), [pyuffd.Region.of(memory, pyuffd.ZeroSource())])
+    with pytest.raises(RuntimeError, match="is served, and its target misses 4 pages: close the target"):
+        memory.close()
+    target.close("fill")
+    memory.close()
+
+
+def test_a_region_keeps_its_memory() -> None:
+    source = pyuffd.MemorySource(b"\5" * 2 * PAGE)
+    memory = pyuffd.Mapping(2 * PAGE)
+    address = memory.address
+    region = pyuffd.Region.of(memory, source)
+    del memory
+    with pyuffd.serve(pyuffd.Userfaultfd(), [region]) as target:
+        target.fill()
+        target.wait()
+        assert ctypes.string_at(address, 2 * PAGE) == b"\5" * 2 * PAGE
+
+
+def test_a_region_of_an_array() -> None:
+    memory = pyuffd.Mapping(4 * PAGE)
+    region = pyuffd.Region.of(memory.array[PAGE : 3 * PAGE], pyuffd.ZeroSource())
+    assert (region.start, region.length) == (memory.address + PAGE, 2 * PAGE)
+    with pytest.raises(BufferError):
+        memory.close()
+    del region
+    memory.close()
+
+
+def test_a_region_is_of_whole_pages() -> None:
+    with pyuffd.Mapping(4 * PAGE) as memory, pytest.raises(ValueError, match="must be multiples of page_size"):
+        pyuffd.Region.of(memory.array[1 : PAGE + 1], pyuffd.ZeroSource())

@@ -88,7 +88,7 @@ def test_the_table() -> None:
             UNPRIVILEGED,
             True,
             False,
-            ["user_mode_only=True", "/dev/userfaultfd", "vm.unprivileged_userfaultfd", "CAP_SYS_PTRACE"],
+            ["only user mode is permitted", "/dev/userfaultfd", "vm.unprivileged_userfaultfd", "CAP_SYS_PTRACE"],
         ),
         (SECCOMP, False, False, ["nothing can be served", "seccomp"]),
         (NO_KERNEL, False, False, ["nothing can be served", "CONFIG_USERFAULTFD"]),

@@ -1,6 +1,7 @@
 """Serving: every byte is right, whatever the order, the source and the threads."""
 
 import errno
+import json
 import os
 import threading
 import time
@@ -299,7 +300,7 @@ def test_handlers_and_fillers_are_held_to_cpus() -> None:
         }
 
     expected = {"uffd-handle-0": str(cpu), "uffd-fill-0": str(cpu), "uffd-fill-1": str(cpu)}
-    with Managed(pages=2).serve(cpus=[cpu], fillers=2):
+    with Managed(pages=2).serve(placement=[cpu], fillers=2):
         until(lambda: held() == expected)
 
 
@@ -433,7 +434,7 @@ target = memory.serve()
 faulthandler.cancel_dump_traceback_later()
 {how}
 target.fill()
-tell(target.wait())
+tell(target.wait(progress=True))
 """
     assert run_child(code) is True
 
@@ -457,3 +458,20 @@ except OSError as error:
     tell([type(error).__name__, error.errno, "permit" in str(error)])
 """
     assert run_child(code) == ["OSError", errno.EMFILE, False]
+
+
+def test_report_and_counters_are_for_json() -> None:
+    with Managed(pages=2).serve() as target:
+        target.fill()
+        target.wait()
+        stats = json.loads(json.dumps(target.stats().to_dict()))
+    report = json.loads(json.dumps(target.close().to_dict()))
+    assert (stats["pages"], len(stats["latency"])) == (2, len(stats["latency_bounds"]))
+    assert (report["regions"], report["missing_pages"], report["poisoned"]) == (1, 0, [])
+
+
+def test_a_refused_close_says_how_many_pages_are_missing() -> None:
+    with Managed(pages=3).serve() as target:
+        with pytest.raises(pyuffd.MissingPagesError) as refused:
+            target.close()
+        assert refused.value.missing_pages == 3

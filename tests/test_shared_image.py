@@ -343,7 +343,7 @@ assert image.wait(20, progress=False)
         (lambda: pyuffd.SharedImage(pyuffd.MemorySource(b"")), ValueError, "empty source"),
         (lambda: pyuffd.SharedImage(pyuffd.ZeroSource()), ValueError, "give one whose length"),
         (lambda: pyuffd.SharedImage(_image()), ValueError, "SharedImage already"),
-        (lambda: pyuffd.SharedImage(pyuffd.MemorySource(b"x"), kind="anonymous"), ValueError, "'memfd' or 'hugetlb'"),  # type: ignore[arg-type]
+        (lambda: pyuffd.SharedImage(pyuffd.MemorySource(b"x"), kind="anonymous"), ValueError, "'memfd', 'hugetlb'"),  # type: ignore[arg-type]
         (lambda: _image().map(1), ValueError, "offset is 1"),
         (lambda: _image().map(0, 5 * PAGE), ValueError, "length is"),
         (lambda: _image().wait(float("nan")), ValueError, "not a number"),

@@ -126,7 +126,7 @@ def test_adopt_refuses_and_closes_what_is_none() -> None:
     with pytest.raises(OSError):
         os.fstat(read_end)
     os.close(write_end)
-    with pytest.raises(ValueError, match="is not a userfaultfd"):
+    with pytest.raises(ValueError, match="fd is -1; it must be between 0 and"):
         pyuffd.Userfaultfd.adopt(-1)
 
 

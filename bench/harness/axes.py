@@ -4,8 +4,7 @@ import mmap
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # a report needs no extension
-    from pyuffd import handoff
-    from pyuffd._manager import Ending
+    from pyuffd import Ending, handoff
 
 PAGE = mmap.PAGESIZE
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyuffd
+from pyuffd import Placement as ManagerPlacement
 from pyuffd import _workload
-from pyuffd._manager import Placement as ManagerPlacement
 from pyuffd.handoff import REGISTER_MODES, Handoff
 
 from .axes import BULK_CHUNK, PAGE
@@ -45,7 +45,7 @@ class Serving:
             pid=handoff.pid,
             ending="early-close",
             fault_around=self.window,
-            cpus=self.placement.handler,
+            placement=self.placement.handler or "auto",
             verify=False,
         ) as served:
             touched = self.touch()
@@ -57,7 +57,7 @@ class Serving:
         placement: ManagerPlacement,
         fault_around: int | Literal["auto"] = 1,
         *,
-        idle: Literal["awake"] | None = None,
+        keep_awake: bool = False,
         order: Literal["sequential", "random"] = "sequential",
     ) -> float:
         """Serve with ``pyuffd.serve`` threads that are free, as it places its own; returns their seconds per page."""
@@ -69,7 +69,7 @@ class Serving:
             ending="early-close",
             fault_around=fault_around,
             placement=placement,
-            idle=idle,
+            keep_awake=keep_awake,
             verify=False,
         ) as served:
             touched = self.target.touch(threads=self.threads, timed=False, order=order)

@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 import pyuffd
-from pyuffd import _workload
-from pyuffd._manager import Ending
+from pyuffd import Ending, _workload
 
 from .axes import PAGE
 from .latency import Counts

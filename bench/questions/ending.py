@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyuffd
-from pyuffd import _workload
-from pyuffd._manager import Ending
+from pyuffd import Ending, _workload
 from pyuffd.handoff import Handoff
 
 from ..arms import bare, many

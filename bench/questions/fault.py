@@ -140,7 +140,7 @@ def _placed_arms() -> Iterator[Sequence[Arm]]:
             Arm("on the second CPU", partial(free.by_placed_manager, [SECOND])),
         ]
         if not OTHER_AWAKE.unavailable:
-            arms.append(Arm("auto, CPUs kept awake", partial(free.by_placed_manager, "auto", idle="awake")))
+            arms.append(Arm("auto, CPUs kept awake", partial(free.by_placed_manager, "auto", keep_awake=True)))
         yield arms
 
 

@@ -73,7 +73,13 @@ def _manager(serving: Serving, fillers: int) -> float:
     handoff = serving.fresh()
     cpus = (FIRST, *serving.placement.handler[:fillers])
     with pyuffd.serve(
-        handoff.uffd, handoff.regions, pid=handoff.pid, ending="early-close", fillers=fillers, cpus=cpus, verify=False
+        handoff.uffd,
+        handoff.regions,
+        pid=handoff.pid,
+        ending="early-close",
+        fillers=fillers,
+        placement=cpus,
+        verify=False,
     ) as served:
         began = time.monotonic()
         served.fill()

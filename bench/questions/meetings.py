@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from pyuffd._manager import Ending
+from pyuffd import Ending
 
 from ..arms import bare, many
 from ..harness.axes import ENDINGS, PAGE, UNRELATED_VMAS, WAITING, WORKERS_BESIDE

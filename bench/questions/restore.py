@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pyuffd
-from pyuffd import _workload
-from pyuffd._manager import Ending
+from pyuffd import Ending, _workload
 from pyuffd.handoff import Handoff
 
 from ..arms import filled_by, many, read_by

@@ -69,7 +69,7 @@ def _size_arms(lengths: Sequence[int]) -> Iterator[Sequence[Arm]]:
             _workload.warm(sum(lengths))
             handoff = target.hand_over(source.source, [0] * len(lengths))
             with pyuffd.serve(
-                handoff.uffd, handoff.regions, pid=handoff.pid, fault_around=1, cpus=SAME.handler, verify=False
+                handoff.uffd, handoff.regions, pid=handoff.pid, fault_around=1, placement=SAME.handler, verify=False
             ) as served:
                 part = [(start, length // 8 // PAGE * PAGE or PAGE) for start, length in target.ranges]
                 chosen = part[:: max(1, len(part) // _SAMPLE)] if part[0][1] == PAGE else part
@@ -110,7 +110,7 @@ def _filling_arms() -> Iterator[Sequence[Arm]]:
             serving = Serving(target, source, 4 * _PAGES, SAME)
             handoff = serving.fresh()
             with pyuffd.serve(
-                handoff.uffd, handoff.regions, pid=handoff.pid, cpus=(FIRST, SECOND), verify=False
+                handoff.uffd, handoff.regions, pid=handoff.pid, placement=(FIRST, SECOND), verify=False
             ) as served:
                 start = target.ranges[0][0]
                 target.start_touching(
@@ -126,7 +126,7 @@ def _filling_arms() -> Iterator[Sequence[Arm]]:
         def chunk() -> Sample:
             serving = Serving(target, source, 4 * _PAGES, SAME)
             handoff = serving.fresh()
-            with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, cpus=(FIRST, SECOND)) as served:
+            with pyuffd.serve(handoff.uffd, handoff.regions, pid=handoff.pid, placement=(FIRST, SECOND)) as served:
                 served.fill()
                 served.wait(progress=False)
                 stats = served.stats()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from pyuffd._manager import Ending
+from pyuffd import Ending
 
 from ..harness.axes import ENDINGS
 from ..harness.case import Arm, Case, Sample

@@ -72,7 +72,7 @@ class _Many:
         """Serve with one manager."""
         with ExitStack() as stack:
             handoffs = self._fresh(stack)
-            manager = stack.enter_context(pyuffd.Manager(handlers=1, cpus=self._placement.handler or None))
+            manager = stack.enter_context(pyuffd.Manager(handlers=1, placement=self._placement.handler or "auto"))
             served = [
                 manager.add(handoff.uffd, handoff.regions, ending="early-close", fault_around=1, verify=False)
                 for handoff in handoffs

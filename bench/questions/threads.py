@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from pyuffd._manager import Placement
+from pyuffd import Placement
 
 from ..arms import LOOP, many
 from ..harness.axes import MANY_THREADS, PAGE

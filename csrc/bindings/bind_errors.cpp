@@ -16,6 +16,12 @@ void raise_os_error(PyObject* type, const SystemError& error) {
   PyErr_SetObject(type, arguments.ptr());
 }
 
+void raise_missing_pages(const MissingPagesError& error) {
+  const py::object raised = py::handle(missing_pages_error)(error.what());
+  raised.attr("missing_pages") = error.missing_pages;
+  PyErr_SetObject(missing_pages_error, raised.ptr());
+}
+
 void translate(std::exception_ptr pending) {
   try {
     std::rethrow_exception(pending);
@@ -24,7 +30,7 @@ void translate(std::exception_ptr pending) {
   } catch (const SystemError& error) {
     raise_os_error(PyExc_OSError, error);
   } catch (const MissingPagesError& error) {
-    PyErr_SetString(missing_pages_error, error.what());
+    raise_missing_pages(error);
   } catch (const std::system_error& error) {  // a thread that cannot be started
     raise_os_error(PyExc_OSError, SystemError(error.code().value(), error.what()));
   }
@@ -52,22 +58,6 @@ void bind_errors(py::module_& m) {
   // For tests of this border.
   m.def("_raise_system_error",
         [](int error, const std::string& text) { throw SystemError(error, text); });
-}
-
-uint64_t unsigned_argument(const py::object& value, const char* name) {
-  const auto integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-  if (!integer) {
-    PyErr_Clear();
-    throw py::type_error(std::string(name) + " is " + py::repr(value).cast<std::string>() +
-                         "; it must be an integer");
-  }
-  const unsigned long long number = PyLong_AsUnsignedLongLong(integer.ptr());
-  if (PyErr_Occurred()) {
-    PyErr_Clear();
-    throw std::invalid_argument(std::string(name) + " is " + py::str(value).cast<std::string>() +
-                                "; it must be between 0 and 2**64 - 1");
-  }
-  return number;
 }
 
 }  // namespace uffd::bindings

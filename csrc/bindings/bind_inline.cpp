@@ -1,4 +1,4 @@
-#include "bindings/common.hpp"
+#include "bindings/arguments.hpp"
 #include "engine/linux/error.hpp"
 #include "engine/linux/syscall.hpp"
 #include "engine/serve/inline/inline_faults.hpp"
@@ -37,6 +37,8 @@ bool install_and_read(const Range& range) {
 }
 
 void touch(const py::object& memory, const py::object& offset, const py::object& length) {
+  if (!PyObject_CheckBuffer(memory.ptr()))
+    refuse_type("memory", memory, "an array or another buffer");
   const Viewed viewed(memory);
   const Range whole = viewed.range();
   const uint64_t from = unsigned_argument(offset, "offset");

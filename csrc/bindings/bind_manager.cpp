@@ -1,6 +1,7 @@
-#include "bindings/choice.hpp"
+#include "bindings/arguments.hpp"
 #include "bindings/dropped.hpp"
 #include "bindings/manager_handles.hpp"
+#include "bindings/mapping_handle.hpp"
 #include "bindings/userfaultfd_handle.hpp"
 #include "engine/serve/adoption/adoption.hpp"
 
@@ -19,10 +20,8 @@ const Choices<Present> kPresent{{"keep", Present::keep}, {"refuse", Present::ref
 
 const Choices<Beyond> kBeyond{{"zero", Beyond::zero}, {"poison", Beyond::poison}};
 
-const Choices<Placement> kPlacements{{"auto", Placement::automatic},
-                                     {"adopt", Placement::adopt},
-                                     {"free", Placement::free},
-                                     {"fixed", Placement::fixed}};
+const Choices<Placement> kPlacements{
+    {"auto", Placement::automatic}, {"adopt", Placement::adopt}, {"free", Placement::free}};
 
 std::unique_ptr<ManagerHandle> make_manager(const py::object& handlers, const py::object& fillers,
                                             const std::string& placement, std::vector<int> cpus,
@@ -75,6 +74,9 @@ std::unique_ptr<TargetHandle> add(const ManagerHandle& handle, UserfaultfdHandle
   options.verify = verify;
   const Kept<Manager> manager(handle.manager.get());
   auto served = add_with(manager.get(), uffd_handle, regions, options);
+  if (pid == ::getpid()) {
+    for (const Region& region : regions) note_served(region.range, served);
+  }
   return std::unique_ptr<TargetHandle>(
       new TargetHandle{OwnedByProcess(manager.get()), OwnedByProcess(std::move(served))});
 }
@@ -101,7 +103,7 @@ void bind_manager(py::module_& m) {
       .def(py::init(&make_manager), py::kw_only(), "handlers"_a, "fillers"_a, "placement"_a,
            "cpus"_a, "watcher"_a)
       .def("add", &add, "uffd"_a, "regions"_a, py::kw_only(), "pid"_a, "ending"_a, "fault_around"_a,
-           "verify"_a, "awake"_a, "inline"_a, "collapse"_a, "install"_a, "registered"_a,
+           "verify"_a, "keep_awake"_a, "inline"_a, "collapse"_a, "install"_a, "registered"_a,
            "present"_a, "beyond"_a)
       .def("add_memory", &add_memory, "mapping"_a, "uffd"_a, "regions"_a, "inline"_a);
 

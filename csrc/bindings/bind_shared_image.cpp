@@ -1,3 +1,5 @@
+#include "bindings/arguments.hpp"
+#include "bindings/docstrings.hpp"
 #include "bindings/mapping_handle.hpp"
 #include "engine/linux/syscall.hpp"
 #include "engine/source/shared_image.hpp"
@@ -14,16 +16,18 @@ void destroy(SharedImage* image) {
   }
 }
 
-std::shared_ptr<SharedImage> shared_image(const std::shared_ptr<Source>& source,
-                                          const std::string& kind) {
-  const MemoryKind memory = kind_of(kind);
-  if (memory == MemoryKind::anonymous)
-    throw std::invalid_argument("kind is 'anonymous'; an image is a 'memfd' or 'hugetlb'");
-  return std::shared_ptr<SharedImage>(new SharedImage(source, memory), destroy);
+const Choices<MemoryKind> kImageKinds{{"memfd", MemoryKind::memfd},
+                                      {"hugetlb", MemoryKind::hugetlb}};
+
+std::shared_ptr<SharedImage> shared_image(const py::object& source, const py::object& kind) {
+  const auto origin = source_argument(source, "source");
+  if (!origin) refuse_type("source", source, "a source");
+  const MemoryKind memory = word_argument(kind, "kind", kImageKinds);
+  return std::shared_ptr<SharedImage>(new SharedImage(origin, memory), destroy);
 }
 
 std::unique_ptr<MappingHandle> map_image(const SharedImage& image, const py::object& offset,
-                                         const py::object& length, bool shared) {
+                                         const py::object& length, const py::object& shared) {
   const uint64_t from = unsigned_argument(offset, "offset");
   if (from % image.page_size() != 0 || from >= image.length()) {
     throw std::invalid_argument("offset is " + std::to_string(from) +
@@ -36,9 +40,10 @@ std::unique_ptr<MappingHandle> map_image(const SharedImage& image, const py::obj
     throw std::invalid_argument("length is " + std::to_string(wanted) +
                                 "; it must be whole pages within the image");
   }
+  const bool for_all = flag_argument(shared, "shared");
   const bool huge = image.page_size() != sys::page_size();
   return std::make_unique<MappingHandle>(
-      Mapping(image.fd(), from, wanted, huge ? MemoryKind::hugetlb : MemoryKind::memfd, shared));
+      Mapping(image.fd(), from, wanted, huge ? MemoryKind::hugetlb : MemoryKind::memfd, for_all));
 }
 
 // True when it is complete, False when it is not yet, None when its source cannot supply the rest.
@@ -59,15 +64,19 @@ py::object wait_filled(const SharedImage& image, double seconds) {
 
 void bind_shared_image(py::module_& m) {
   using namespace py::literals;
-  py::class_<SharedImage, Source, std::shared_ptr<SharedImage>>(m, "SharedImage")
-      .def(py::init(&shared_image), py::arg("source").none(false), py::kw_only(),
-           "kind"_a = "memfd")
-      .def_property_readonly("page_size", &SharedImage::page_size)
-      .def_property_readonly("missing_pages", &SharedImage::missing_pages)
-      .def("fileno", &SharedImage::fd)
+  py::class_<SharedImage, Source, std::shared_ptr<SharedImage>>(m, "SharedImage",
+                                                                doc("SharedImage"))
+      .def(py::init(&shared_image), "source"_a, py::kw_only(), "kind"_a = "memfd",
+           doc("SharedImage.__init__"))
+      .def_property_readonly("page_size", &SharedImage::page_size, doc("SharedImage.page_size"))
+      .def_property_readonly("missing_pages", &SharedImage::missing_pages,
+                             doc("SharedImage.missing_pages"))
+      .def("fileno", &SharedImage::fd, doc("SharedImage.fileno"))
       .def("map", &map_image, "offset"_a = 0, "length"_a = py::none(), py::kw_only(),
-           "shared"_a = false)
-      .def("fill", [](SharedImage& image) { without_gil([&] { image.start_filling(); }); })
+           "shared"_a = false, doc("SharedImage.map"))
+      .def(
+          "fill", [](SharedImage& image) { without_gil([&] { image.start_filling(); }); },
+          doc("SharedImage.fill"))
       .def("_wait", &wait_filled, "seconds"_a);
 }
 

@@ -1,7 +1,8 @@
 #include <cstring>
 
-#include "bindings/common.hpp"
-#include "bindings/dropped.hpp"
+#include "bindings/arguments.hpp"
+#include "bindings/docstrings.hpp"
+#include "bindings/held_buffer.hpp"
 #include "engine/source/callable_source.hpp"
 #include "engine/source/file_source.hpp"
 #include "engine/source/memory_source.hpp"
@@ -10,11 +11,6 @@
 namespace uffd::bindings {
 namespace {
 
-struct HeldBuffer final : Droppable {
-  void release() override { PyBuffer_Release(&buffer); }
-  Py_buffer buffer{};
-};
-
 struct HeldObject final : Droppable {
   explicit HeldObject(PyObject* held) : object(held) {}
   void release() override { Py_DECREF(object); }
@@ -22,13 +18,10 @@ struct HeldObject final : Droppable {
 };
 
 std::shared_ptr<MemorySource> memory_source(const py::object& object) {
-  release_dropped();
-  auto held = std::make_unique<HeldBuffer>();
-  Py_buffer& buffer = held->buffer;
-  if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-  const std::span bytes(static_cast<const std::byte*>(buffer.buf), static_cast<size_t>(buffer.len));
-  const std::shared_ptr<void> owner(held.release(), [](HeldBuffer* last) { drop(last); });
-  return std::make_shared<MemorySource>(bytes, owner);
+  if (!PyObject_CheckBuffer(object.ptr()))
+    refuse_type("buffer", object, "bytes, an array, or another C-contiguous buffer");
+  const HeldBuffer held = hold_buffer(object, PyBUF_SIMPLE);
+  return std::make_shared<MemorySource>(held.bytes, held.owner);
 }
 
 // Copies what the function returns; throws what it throws, or what is wrong with that.
@@ -75,10 +68,11 @@ bool call_from_fetcher(PyObject* function, uint64_t offset, std::span<std::byte>
 }
 
 std::shared_ptr<CallableSource> callable_source(const py::object& read, const py::object& length,
-                                                std::optional<double> deadline) {
+                                                const py::object& seconds) {
   release_dropped();
   if (!PyCallable_Check(read.ptr()))
-    throw py::type_error("read is not callable: give a function of offset and length");
+    refuse_type("read", read, "a function of offset and length that returns bytes");
+  const std::optional<double> deadline = seconds_argument(seconds, "deadline");
   if (deadline && !(*deadline > 0 && *deadline < 1e9)) {
     throw std::invalid_argument("deadline is " + std::to_string(*deadline) +
                                 "; it must be a positive number of seconds, or None");
@@ -114,32 +108,59 @@ py::bytes read_source(const Source& source, const py::object& offset, const py::
 }
 
 std::string path_of(const py::object& path) {
+  const bool is_path = py::isinstance<py::str>(path) || py::isinstance<py::bytes>(path) ||
+                       py::hasattr(path, "__fspath__");
+  if (!is_path) refuse_type("path", path, "a path");
   auto text = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
   if (text.find('\0') != std::string::npos)
     throw std::invalid_argument("embedded null byte in path");
   return text;
 }
 
+// A path as os.fsdecode() gives it.
+py::object decoded(const std::string& path) {
+  return py::module_::import("os").attr("fsdecode")(py::bytes(path));
+}
+
 }  // namespace
 
 void bind_sources(py::module_& m) {
   using namespace py::literals;
-  py::class_<Source, std::shared_ptr<Source>>(m, "Source")
-      .def_property_readonly("length", [](const Source& source) { return source.length(); })
-      .def("read", &read_source, "offset"_a, "length"_a);
-  py::class_<MemorySource, Source, std::shared_ptr<MemorySource>>(m, "MemorySource")
-      .def(py::init(&memory_source), "buffer"_a);
-  py::class_<FileSource, Source, std::shared_ptr<FileSource>>(m, "FileSource")
-      .def(py::init([](const py::object& path, bool direct) {
-             return without_gil([name = path_of(path), direct] {
-               return std::make_shared<FileSource>(name, direct);
+  py::class_<Source, std::shared_ptr<Source>>(m, "Source", doc("Source"))
+      .def_property_readonly(
+          "length", [](const Source& source) { return source.length(); }, doc("Source.length"))
+      .def("read", &read_source, "offset"_a, "length"_a, doc("Source.read"));
+  py::class_<MemorySource, Source, std::shared_ptr<MemorySource>>(m, "MemorySource",
+                                                                  doc("MemorySource"))
+      .def(py::init(&memory_source), "buffer"_a, doc("MemorySource.__init__"))
+      .def("__repr__", [](const MemorySource& source) {
+        return "<pyuffd.MemorySource length=" + std::to_string(source.length()) + ">";
+      });
+  py::class_<FileSource, Source, std::shared_ptr<FileSource>>(m, "FileSource", doc("FileSource"))
+      .def(py::init([](const py::object& path, const py::object& direct) {
+             const bool past_cache = flag_argument(direct, "direct");
+             return without_gil([name = path_of(path), past_cache] {
+               return std::make_shared<FileSource>(name, past_cache);
              });
            }),
-           "path"_a, py::kw_only(), "direct"_a = false);
-  py::class_<CallableSource, Source, std::shared_ptr<CallableSource>>(m, "CallableSource")
+           "path"_a, py::kw_only(), "direct"_a = false, doc("FileSource.__init__"))
+      .def_property_readonly(
+          "path", [](const FileSource& source) { return decoded(source.path()); },
+          doc("FileSource.path"))
+      .def("__repr__", [](const FileSource& source) {
+        return "<pyuffd.FileSource path=" + py::repr(decoded(source.path())).cast<std::string>() +
+               " length=" + std::to_string(source.length()) + ">";
+      });
+  py::class_<CallableSource, Source, std::shared_ptr<CallableSource>>(m, "CallableSource",
+                                                                      doc("CallableSource"))
       .def(py::init(&callable_source), "read"_a, "length"_a, py::kw_only(),
-           "deadline"_a = py::none());
-  py::class_<ZeroSource, Source, std::shared_ptr<ZeroSource>>(m, "ZeroSource").def(py::init<>());
+           "deadline"_a = py::none(), doc("CallableSource.__init__"))
+      .def("__repr__", [](const CallableSource& source) {
+        return "<pyuffd.CallableSource length=" + std::to_string(source.length()) + ">";
+      });
+  py::class_<ZeroSource, Source, std::shared_ptr<ZeroSource>>(m, "ZeroSource", doc("ZeroSource"))
+      .def(py::init<>(), doc("ZeroSource.__init__"))
+      .def("__repr__", [](const ZeroSource&) { return "<pyuffd.ZeroSource>"; });
 }
 
 }  // namespace uffd::bindings

@@ -1,5 +1,8 @@
 #include <poll.h>
 
+#include "bindings/arguments.hpp"
+#include "bindings/docstrings.hpp"
+#include "bindings/flags.hpp"
 #include "bindings/userfaultfd_handle.hpp"
 #include "engine/linux/fdinfo.hpp"
 #include "engine/linux/message.hpp"
@@ -48,9 +51,14 @@ namespace {
 
 using Handle = UserfaultfdHandle;
 
-Access access_of(std::optional<bool> user_mode_only) {
-  if (!user_mode_only) return Access::best;
-  return *user_mode_only ? Access::user_mode_only : Access::full;
+std::unique_ptr<Handle> open(const py::object& features, const py::object& user_mode_only) {
+  const uint64_t bits = unsigned_argument(features, "features");
+  Access access = Access::best;
+  if (!user_mode_only.is_none()) {
+    const bool user = flag_argument(user_mode_only, "user_mode_only");
+    access = user ? Access::user_mode_only : Access::full;
+  }
+  return std::make_unique<Handle>(Userfaultfd::open(access, bits), false);
 }
 
 [[noreturn]] void refuse(const char* call, uint64_t start, uint64_t length, int error) {
@@ -98,11 +106,13 @@ bool wait_readable(const Userfaultfd& uffd, std::optional<double> timeout) {
   }
 }
 
-py::list read(const Handle& handle, size_t most, std::optional<double> timeout) {
+py::list read(const Handle& handle, const py::object& count_of, const py::object& seconds) {
+  const int most = small_argument(count_of, "most");
+  const std::optional<double> timeout = seconds_argument(seconds, "timeout");
   if (most == 0) throw std::invalid_argument("most is 0; read at least one message");
   if (timeout && !(*timeout >= 0)) throw std::invalid_argument("timeout must not be negative");
   const auto uffd = handle.use();
-  std::vector<uffd_msg> messages(most);
+  std::vector<uffd_msg> messages(static_cast<size_t>(most));
   ssize_t count = uffd->read(messages);
   if (count == -EAGAIN && wait_readable(*uffd, timeout)) count = uffd->read(messages);
   if (count < 0 && count != -EAGAIN)
@@ -113,12 +123,13 @@ py::list read(const Handle& handle, size_t most, std::optional<double> timeout) 
 }
 
 uint64_t register_range(const Handle& handle, const py::object& start, const py::object& length,
-                        uint64_t mode) {
+                        const py::object& mode) {
   const uint64_t from = unsigned_argument(start, "start"),
-                 bytes = unsigned_argument(length, "length");
+                 bytes = unsigned_argument(length, "length"),
+                 modes = unsigned_argument(mode, "mode");
   const auto uffd = handle.use();
   uint64_t ioctls = 0;
-  const int result = without_gil([&] { return uffd->register_range(from, bytes, mode, &ioctls); });
+  const int result = without_gil([&] { return uffd->register_range(from, bytes, modes, &ioctls); });
   if (result < 0) refuse("UFFDIO_REGISTER", from, bytes, result);
   return ioctls;
 }
@@ -140,69 +151,74 @@ auto range_call(const char* name, Call call) {
 template <typename Call>
 auto fill_call(const char* name, uint64_t dontwake, Call call) {
   return [name, dontwake, call](const Handle& handle, const py::object& start,
-                                const py::object& length, bool wake) {
+                                const py::object& length, const py::object& wake) {
     const uint64_t from = unsigned_argument(start, "start"),
                    bytes = unsigned_argument(length, "length");
+    const uint64_t mode = flag(!flag_argument(wake, "wake"), dontwake);
     const auto uffd = handle.use();
-    const Progress progress =
-        without_gil([&] { return call(*uffd, from, bytes, flag(!wake, dontwake)); });
+    const Progress progress = without_gil([&] { return call(*uffd, from, bytes, mode); });
     return done(name, from, bytes, progress);
   };
 }
 
 uint64_t copy(const Handle& handle, const py::object& destination, const py::object& source,
-              const py::object& length, bool wake, bool write_protect) {
+              const py::object& length, const py::object& wake, const py::object& write_protect) {
   const uint64_t to = unsigned_argument(destination, "destination"),
                  from = unsigned_argument(source, "source");
   const uint64_t bytes = unsigned_argument(length, "length");
-  const uint64_t mode =
-      flag(!wake, UFFDIO_COPY_MODE_DONTWAKE) | flag(write_protect, UFFDIO_COPY_MODE_WP);
+  const uint64_t mode = flag(!flag_argument(wake, "wake"), UFFDIO_COPY_MODE_DONTWAKE) |
+                        flag(flag_argument(write_protect, "write_protect"), UFFDIO_COPY_MODE_WP);
   const auto uffd = handle.use();
   return done("UFFDIO_COPY", to, bytes,
               without_gil([&] { return uffd->copy(to, from, bytes, mode); }));
 }
 
 uint64_t move(const Handle& handle, const py::object& destination, const py::object& source,
-              const py::object& length, bool wake, bool allow_holes) {
+              const py::object& length, const py::object& wake, const py::object& allow_holes) {
   const uint64_t to = unsigned_argument(destination, "destination"),
                  from = unsigned_argument(source, "source");
   const uint64_t bytes = unsigned_argument(length, "length");
   const uint64_t mode =
-      flag(!wake, UFFDIO_MOVE_MODE_DONTWAKE) | flag(allow_holes, UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES);
+      flag(!flag_argument(wake, "wake"), UFFDIO_MOVE_MODE_DONTWAKE) |
+      flag(flag_argument(allow_holes, "allow_holes"), UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES);
   const auto uffd = handle.use();
   return done("UFFDIO_MOVE", to, bytes,
               without_gil([&] { return uffd->move(to, from, bytes, mode); }));
 }
 
 uint64_t continue_(const Handle& handle, const py::object& start, const py::object& length,
-                   bool wake, bool write_protect) {
+                   const py::object& wake, const py::object& write_protect) {
   const uint64_t from = unsigned_argument(start, "start"),
                  bytes = unsigned_argument(length, "length");
   const uint64_t mode =
-      flag(!wake, UFFDIO_CONTINUE_MODE_DONTWAKE) | flag(write_protect, UFFDIO_CONTINUE_MODE_WP);
+      flag(!flag_argument(wake, "wake"), UFFDIO_CONTINUE_MODE_DONTWAKE) |
+      flag(flag_argument(write_protect, "write_protect"), UFFDIO_CONTINUE_MODE_WP);
   const auto uffd = handle.use();
   return done("UFFDIO_CONTINUE", from, bytes,
               without_gil([&] { return uffd->continue_(from, bytes, mode); }));
 }
 
 void writeprotect(const Handle& handle, const py::object& start, const py::object& length,
-                  bool protect, bool wake) {
+                  const py::object& protect, const py::object& wake) {
   const uint64_t from = unsigned_argument(start, "start"),
                  bytes = unsigned_argument(length, "length");
-  const uint64_t mode =
-      flag(protect, UFFDIO_WRITEPROTECT_MODE_WP) | flag(!wake, UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
+  const uint64_t mode = flag(flag_argument(protect, "protect"), UFFDIO_WRITEPROTECT_MODE_WP) |
+                        flag(!flag_argument(wake, "wake"), UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
   const auto uffd = handle.use();
   const int result = without_gil([&] { return uffd->writeprotect(from, bytes, mode); });
   if (result < 0) refuse("UFFDIO_WRITEPROTECT", from, bytes, result);
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> written(const Handle& handle, const py::object& start,
-                                                   const py::object& length, bool protect,
-                                                   pid_t pid) {
+                                                   const py::object& length,
+                                                   const py::object& protect,
+                                                   const py::object& pid) {
   const Range range{unsigned_argument(start, "start"), unsigned_argument(length, "length")};
+  const bool again = flag_argument(protect, "protect");
+  const pid_t process = small_argument(pid, "pid");
   handle.use();
   std::vector<std::pair<uint64_t, uint64_t>> pairs;
-  for (const Range& found : without_gil([&] { return scan_written(pid, range, protect); }))
+  for (const Range& found : without_gil([&] { return scan_written(process, range, again); }))
     pairs.emplace_back(found.start, found.length);
   return pairs;
 }
@@ -218,66 +234,73 @@ py::tuple waiting(const Handle& handle) {
 
 void bind_userfaultfd(py::module_& m) {
   using namespace py::literals;
-  py::class_<Handle>(m, "Userfaultfd")
-      .def(py::init([](uint64_t features, std::optional<bool> user_mode_only) {
-             return std::make_unique<Handle>(Userfaultfd::open(access_of(user_mode_only), features),
-                                             false);
-           }),
-           "features"_a = 0, "user_mode_only"_a = false)
+  py::class_<Handle>(m, "Userfaultfd", doc("Userfaultfd"))
+      .def(py::init(&open), "features"_a = 0, "user_mode_only"_a = py::none(),
+           doc("Userfaultfd.__init__"))
       .def_static(
           "adopt",
-          [](int fd) { return std::make_unique<Handle>(Userfaultfd::adopt(Fd(fd)), true); }, "fd"_a)
-      .def("fileno", [](const Handle& handle) { return handle.use()->fd(); })
-      .def("close", &Handle::close)
-      .def_property_readonly("closed", &Handle::closed)
-      .def_property_readonly("features",
-                             [](const Handle& handle) { return handle.use()->features(); })
-      .def_property_readonly("user_mode_only",
-                             [](const Handle& handle) { return handle.use()->user_mode_only(); })
-      .def_property_readonly("registered_by_sender", &Handle::registered_by_sender)
-      .def("waiting", &waiting)
-      .def("read", &read, "most"_a = 64, "timeout"_a = py::none())
+          [](const py::object& fd) {
+            return std::make_unique<Handle>(Userfaultfd::adopt(Fd(small_argument(fd, "fd"))), true);
+          },
+          "fd"_a, doc("Userfaultfd.adopt"))
+      .def(
+          "fileno", [](const Handle& handle) { return handle.use()->fd(); },
+          doc("Userfaultfd.fileno"))
+      .def("close", &Handle::close, doc("Userfaultfd.close"))
+      .def_property_readonly("closed", &Handle::closed, doc("Userfaultfd.closed"))
+      .def_property_readonly(
+          "features",
+          [](const Handle& handle) { return as_flags("Feature", handle.use()->features()); },
+          doc("Userfaultfd.features"))
+      .def_property_readonly(
+          "user_mode_only", [](const Handle& handle) { return handle.use()->user_mode_only(); },
+          doc("Userfaultfd.user_mode_only"))
+      .def_property_readonly("registered_by_sender", &Handle::registered_by_sender,
+                             doc("Userfaultfd.registered_by_sender"))
+      .def("waiting", &waiting, doc("Userfaultfd.waiting"))
+      .def("read", &read, "most"_a = 64, "timeout"_a = py::none(), doc("Userfaultfd.read"))
       .def("register", &register_range, "start"_a, "length"_a,
-           "mode"_a = uint64_t{UFFDIO_REGISTER_MODE_MISSING})
+           "mode"_a = uint64_t{UFFDIO_REGISTER_MODE_MISSING}, doc("Userfaultfd.register"))
       .def("unregister",
            range_call("UFFDIO_UNREGISTER",
                       [](const Userfaultfd& uffd, uint64_t start, uint64_t length) {
                         return uffd.unregister(start, length);
                       }),
-           "start"_a, "length"_a)
+           "start"_a, "length"_a, doc("Userfaultfd.unregister"))
       .def("wake",
            range_call("UFFDIO_WAKE", [](const Userfaultfd& uffd, uint64_t start,
                                         uint64_t length) { return uffd.wake(start, length); }),
-           "start"_a, "length"_a)
+           "start"_a, "length"_a, doc("Userfaultfd.wake"))
       .def("copy", &copy, "destination"_a, "source"_a, "length"_a, py::kw_only(), "wake"_a = true,
-           "write_protect"_a = false)
+           "write_protect"_a = false, doc("Userfaultfd.copy"))
       .def("zeropage",
            fill_call("UFFDIO_ZEROPAGE", UFFDIO_ZEROPAGE_MODE_DONTWAKE,
                      [](const Userfaultfd& uffd, uint64_t start, uint64_t length, uint64_t mode) {
                        return uffd.zeropage(start, length, mode);
                      }),
-           "start"_a, "length"_a, py::kw_only(), "wake"_a = true)
+           "start"_a, "length"_a, py::kw_only(), "wake"_a = true, doc("Userfaultfd.zeropage"))
       .def("writeprotect", &writeprotect, "start"_a, "length"_a, "protect"_a, py::kw_only(),
-           "wake"_a = true)
+           "wake"_a = true, doc("Userfaultfd.writeprotect"))
       .def("scan_written", &written, "start"_a, "length"_a, py::kw_only(), "protect"_a = false,
-           "pid"_a = 0)
+           "pid"_a = 0, doc("Userfaultfd.scan_written"))
       .def("continue_", &continue_, "start"_a, "length"_a, py::kw_only(), "wake"_a = true,
-           "write_protect"_a = false)
+           "write_protect"_a = false, doc("Userfaultfd.continue_"))
       .def("poison",
            fill_call("UFFDIO_POISON", UFFDIO_POISON_MODE_DONTWAKE,
                      [](const Userfaultfd& uffd, uint64_t start, uint64_t length, uint64_t mode) {
                        return uffd.poison(start, length, mode);
                      }),
-           "start"_a, "length"_a, py::kw_only(), "wake"_a = true)
+           "start"_a, "length"_a, py::kw_only(), "wake"_a = true, doc("Userfaultfd.poison"))
       .def("move", &move, "destination"_a, "source"_a, "length"_a, py::kw_only(), "wake"_a = true,
-           "allow_holes"_a = false)
+           "allow_holes"_a = false, doc("Userfaultfd.move"))
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", [](Handle& handle, const py::args&) { handle.close(); })
       .def("__repr__", [](const Handle& handle) {
         if (handle.closed()) return std::string("<pyuffd.Userfaultfd closed>");
         const auto uffd = handle.use();
         return "<pyuffd.Userfaultfd fd=" + std::to_string(uffd->fd()) +
-               " features=" + feature_names(uffd->features()) + ">";
+               " features=" + feature_names(uffd->features()) +
+               (uffd->user_mode_only() ? " user_mode_only>" : ">");
       });
 }
 

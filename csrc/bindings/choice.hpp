@@ -11,16 +11,22 @@ namespace uffd::bindings {
 template <typename Value>
 using Choices = std::vector<std::pair<std::string, Value>>;
 
+// "'a', 'b'".
+template <typename Value>
+std::string names_of(const Choices<Value>& choices) {
+  std::string names;
+  for (const auto& [choice, value] : choices) names += (names.empty() ? "'" : ", '") + choice + "'";
+  return names;
+}
+
 // The value of a name; throws std::invalid_argument that lists the names.
 template <typename Value>
 Value choose(const char* parameter, const std::string& name, const Choices<Value>& choices) {
-  std::string names;
   for (const auto& [choice, value] : choices) {
     if (choice == name) return value;
-    names += (names.empty() ? "'" : ", '") + choice + "'";
   }
   throw std::invalid_argument(std::string(parameter) + " is '" + name + "'; it must be one of " +
-                              names);
+                              names_of(choices));
 }
 
 template <typename Value>

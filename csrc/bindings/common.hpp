@@ -26,10 +26,6 @@ void bind_manager(py::module_& m);
 void bind_target(py::module_& m);
 void bind_inline(py::module_& m);
 
-// A Python integer, or what has __index__, as an address, a length or a count. Throws
-// std::invalid_argument or a TypeError that names the argument.
-uint64_t unsigned_argument(const py::object& value, const char* name);
-
 // Releases the GIL, unless the interpreter is gone.
 template <typename Function>
 auto without_gil(Function&& function) {

@@ -3,22 +3,29 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
+#include "bindings/choice.hpp"
 #include "bindings/common.hpp"
 #include "engine/linux/mapping.hpp"
 
+namespace uffd {
+struct ServedTarget;
+}
+
 namespace uffd::bindings {
 
-// A mapping and how many arrays view it. Arrays keep it mapped, whatever becomes of the handle.
+// A mapping, how many arrays view it, and who serves it. Arrays and regions keep it mapped,
+// whatever becomes of the handle. All but the mapping itself is used with the GIL.
 struct SharedMapping {
   Mapping mapping;
-  size_t views = 0;  // under the GIL
+  size_t views = 0;
+  std::vector<std::weak_ptr<ServedTarget>> served_by;
 };
 
 class MappingHandle {
  public:
-  explicit MappingHandle(Mapping mapping)
-      : shared_(std::make_shared<SharedMapping>(SharedMapping{std::move(mapping)})) {}
+  explicit MappingHandle(Mapping mapping);
 
   const Mapping& use() const {
     if (!shared_) throw std::invalid_argument("this mapping is closed");
@@ -39,23 +46,24 @@ class MappingHandle {
                                 reinterpret_cast<uint8_t*>(mapping.address()), view);
   }
 
-  void close() {
-    if (!shared_) return;
-    if (shared_->views > 0) {
-      PyErr_Format(PyExc_BufferError,
-                   "%zu arrays still view this mapping: delete them before you close it",
-                   shared_->views);
-      throw py::error_already_set();
-    }
-    const auto last = std::exchange(shared_, nullptr);
-    without_gil([&] { last->mapping.unmap(); });
-  }
+  const std::shared_ptr<SharedMapping>& shared() const { return shared_; }
+
+  // Refuses while arrays view it, and while it is served.
+  void close();
 
  private:
+  static void refuse_if_served(const std::weak_ptr<ServedTarget>& served);
+
   std::shared_ptr<SharedMapping> shared_;
 };
 
-// Throws std::invalid_argument.
-MemoryKind kind_of(const std::string& kind);
+// The mapping of Python's that has all of a range; empty where none has. With the GIL.
+std::shared_ptr<SharedMapping> mapping_at(const Range& range);
+
+// The target serves this range of this process. With the GIL.
+void note_served(const Range& range, const std::shared_ptr<ServedTarget>& served);
+
+// Its kinds, by name.
+extern const Choices<MemoryKind> kMemoryKinds;
 
 }  // namespace uffd::bindings

@@ -3,6 +3,8 @@
 namespace uffd::bindings {
 
 PYBIND11_MODULE(_core, m) {
+  py::options options;
+  options.disable_function_signatures();  // docstrings bring theirs
   m.doc() = "The manager: private to pyuffd.";
   m.attr("__version__") = PYUFFD_VERSION;
   m.attr("build_type") = PYUFFD_BUILD_TYPE;

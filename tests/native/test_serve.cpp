@@ -302,7 +302,7 @@ TEST_SUITE("serve") {
     CHECK_THROWS_AS(Manager({.handlers = 0, .fillers = 1}), std::invalid_argument);
     CHECK_THROWS_AS(Manager({.handlers = 1, .fillers = 0}), std::invalid_argument);
     CHECK_THROWS_AS(
-        Manager({.handlers = 1, .fillers = 1, .placement = {Placement::fixed, {CPU_SETSIZE}}}),
+        Manager({.handlers = 1, .fillers = 1, .placement = {Placement::automatic, {CPU_SETSIZE}}}),
         std::invalid_argument);
     const Range range{memory.at(0), 2 * page()};
     CHECK(any_registered(0, std::span(&range, 1)) == false);

@@ -22,6 +22,7 @@ class FileSource final : public Source {
   FileSource(const FileSource&) = delete;
   FileSource& operator=(const FileSource&) = delete;
 
+  const std::string& path() const noexcept { return path_; }
   uint64_t length() const noexcept override { return length_; }
   bool late() const noexcept override { return direct_; }
   uint64_t best_read() const noexcept override { return direct_ ? kDirectRead : 0; }

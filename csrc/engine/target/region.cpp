@@ -17,9 +17,9 @@ namespace {
 
 }  // namespace
 
-Region::Region(Range memory, SourcePtr from, uint64_t offset, uint64_t size_of_page,
-               uint64_t faults, OnRemove removal)
-    : range(memory),
+Region::Region(Range where, SourcePtr from, uint64_t offset, uint64_t size_of_page, uint64_t faults,
+               OnRemove removal)
+    : range(where),
       source(std::move(from)),
       source_offset(offset),
       page_size(size_of_page),

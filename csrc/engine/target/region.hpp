@@ -2,6 +2,8 @@
 // which faults its handler is told of.
 #pragma once
 
+#include <memory>
+
 #include "engine/linux/range.hpp"
 #include "engine/linux/uapi.hpp"
 #include "engine/source/source.hpp"
@@ -53,6 +55,7 @@ struct Region {
   uint64_t move_unit = 0;  // the huge page size where huge pages are moved in; 0: all is copied
   bool shared = true;      // false where its mapping is known to be private; set for living targets
   uint64_t first_page = 0;  // the first page's number in the target: set by the region table
+  std::shared_ptr<const void> memory = nullptr;  // what keeps it mapped, if anything does
 };
 
 }  // namespace uffd

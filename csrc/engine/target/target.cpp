@@ -178,9 +178,13 @@ void Target::lose_track() noexcept {
   aliases_.clear();
 }
 
-void Target::release_sources() noexcept {
-  for (RegionTable* table : {&regions_, &aliases_})
-    table->for_each([](Region& region) { region.source = nullptr; });
+void Target::let_go_of_what_regions_hold() noexcept {
+  for (RegionTable* table : {&regions_, &aliases_}) {
+    table->for_each([](Region& region) {
+      region.source = nullptr;
+      region.memory = nullptr;
+    });
+  }
 }
 
 // Aliases that move also stay where they were, unless an UNMAP event says otherwise.

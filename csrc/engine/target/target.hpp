@@ -115,8 +115,8 @@ class Target {
   void poison_without_locks();
   std::vector<Range> poisoned() const;
 
-  // Lets go of the sources. By the target's only user.
-  void release_sources() noexcept;
+  // Lets go of the sources, and of what keeps the memory mapped. By the target's only user.
+  void let_go_of_what_regions_hold() noexcept;
 
  private:
   // Where UNMAP events come, more than a process can have mappings (vm.max_map_count is 65530), of

@@ -131,7 +131,7 @@ void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   if (look) report.verified = verify(served.target);
   if (served.settings.collapse) report.collapsed_bytes = collapse_all(served);
   served.process.close();
-  served.target.release_sources();
+  served.target.let_go_of_what_regions_hold();
   served.life.finish(Stage::ended, std::move(report));
 }
 

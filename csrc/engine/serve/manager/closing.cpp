@@ -61,8 +61,9 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
     if (kept_open) return;
     throw MissingPagesError(
         pages_text(pages) + " of " + std::to_string(served.target.residency().pages()) +
-        " are missing and would read as zeros: wait() for them, or close with missing='fill', "
-        "'poison' or, where zeros are right, 'zero'. The target is served on");
+            " are missing and would read as zeros: wait() for them, or close with missing='fill', "
+            "'poison' or, where zeros are right, 'zero'. The target is served on",
+        pages);
   }
   if (!is_over && missing != Missing::zero && !served.target.registered()) {
     throw std::logic_error(

@@ -27,7 +27,9 @@ enum class Missing { raise, fill, zero, poison };
 // close(Missing::raise) met missing pages; the target is served on.
 class MissingPagesError : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  MissingPagesError(const std::string& text, uint64_t missing)
+      : std::runtime_error(text), missing_pages(missing) {}
+  uint64_t missing_pages;
 };
 
 struct ManagerOptions {

@@ -28,8 +28,6 @@ Places place(const PlacementOptions& options, size_t handlers, size_t fillers) {
   switch (options.placement) {
     case Placement::free:
       break;
-    case Placement::fixed:
-      return {in_turn(given, 0, handlers), in_turn({}, 0, fillers)};
     case Placement::automatic:
       if (given.empty() && handlers > 1 && handlers <= usable_cpus().size())
         return {in_turn(usable_cpus(), 0, handlers), in_turn({}, 0, fillers)};

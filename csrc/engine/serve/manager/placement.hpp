@@ -10,17 +10,15 @@
 namespace uffd {
 
 enum class Placement {
-  automatic,  // a target's threads are left alone; handlers are free, or one a CPU where they are
-              // many
+  automatic,  // a target's threads are left alone; handlers are held to the given CPUs; without
+              // any they are free, or one a CPU where they are many
   adopt,  // a handler is held on a CPU of its own, and with it the threads whose faults it serves
   free,   // the scheduler decides
-  fixed,  // handlers are held to the given CPUs
 };
 
 struct PlacementOptions {
   Placement placement = Placement::automatic;
-  // The CPUs to use, in turn: for handlers, and then for fillers; under Placement::fixed for
-  // handlers alone. Empty: any CPU.
+  // The CPUs to use, in turn: for handlers, and then for fillers. Empty: any CPU.
   std::vector<int> cpus = {};
 };
 

@@ -1,0 +1,72 @@
+"""Arguments of public functions: each is refused with a sentence that says what it is and what it must be."""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+from pyuffd._core import Source
+
+_SOURCES = (
+    "a source: pyuffd.FileSource(path), MemorySource(buffer), ZeroSource(), CallableSource(function, length) or "
+    "SharedImage(source)"
+)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """It is True or False, and nothing that is like them.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
+
+
+def check_word(name: str, value: Any, words: Sequence[str]) -> None:
+    """It is one of a few words.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is another word.
+    """
+    if value not in words:
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"{name} is {value!r}; it must be one of {', '.join(map(repr, words))}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """It is a number of seconds, or None.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is no number of its type.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}; it must be a number of seconds, or None")
+    if math.isnan(value):
+        raise ValueError(f"{name} is not a number: give seconds, or None")
+
+
+def check_source(name: str, value: Any, *, optional: bool = False) -> None:
+    """It is a source.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, Source) and not (optional and value is None):
+        raise TypeError(f"{name} is {value!r}; it must be {_SOURCES}")
+
+
+def check_instance(name: str, value: Any, kind: type, article: str = "a") -> None:
+    """It is an object of a public class.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} is {value!r}; it must be {article} {kind.__module__.partition('.')[0]}.{kind.__name__}"
+        )
