@@ -16,7 +16,8 @@ class QuoteError(Exception):
 
 def documents(root: Path) -> list[Path]:
     """The files that may quote."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    pages = (path for path in (root / "docs").rglob("*.md") if not path.parent.name.startswith("results"))
+    return [root / "README.md", *sorted(pages)]
 
 
 def updated(text: str, sources: Sources, name: str) -> str:
