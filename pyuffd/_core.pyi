@@ -14,7 +14,15 @@ __version__: str
 build_type: str
 
 class UnsupportedError(OSError):
-    """What this kernel or this user cannot do; the message names what to change."""
+    """What this kernel or this user cannot do; the message names what to change.
+
+    Attributes:
+        needs: What would permit it, in the kernel's words, such as ``"Linux 6.6"``, ``"CAP_SYS_PTRACE"``,
+            ``"/dev/userfaultfd"``, ``"vm.unprivileged_userfaultfd=1"``, ``"seccomp"`` (a filter to be relaxed) or
+            ``"CONFIG_HUGETLBFS"``. Each of them is enough alone. Empty where no change of the system helps.
+    """
+
+    needs: tuple[str, ...]
 
 class MissingPagesError(RuntimeError):
     """close(missing='raise') met missing pages; the target is served on.
@@ -32,6 +40,7 @@ class _Probe(TypedDict):
     device: int
     syscall: int
     user_mode_only: int
+    fork_events: int
     unprivileged_userfaultfd: int
     features: int
 

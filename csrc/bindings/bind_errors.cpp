@@ -1,6 +1,7 @@
 #include <system_error>
 
 #include "bindings/common.hpp"
+#include "bindings/docstrings.hpp"
 #include "engine/linux/error.hpp"
 #include "engine/serve/manager/manager.hpp"
 
@@ -16,6 +17,12 @@ void raise_os_error(PyObject* type, const SystemError& error) {
   PyErr_SetObject(type, arguments.ptr());
 }
 
+void raise_unsupported(const UnsupportedError& error) {
+  const py::object raised = py::handle(unsupported_error)(error.code().value(), error.text());
+  raised.attr("needs") = py::tuple(py::cast(error.needs()));
+  PyErr_SetObject(unsupported_error, raised.ptr());
+}
+
 void raise_missing_pages(const MissingPagesError& error) {
   const py::object raised = py::handle(missing_pages_error)(error.what());
   raised.attr("missing_pages") = error.missing_pages;
@@ -26,7 +33,7 @@ void translate(std::exception_ptr pending) {
   try {
     std::rethrow_exception(pending);
   } catch (const UnsupportedError& error) {
-    raise_os_error(unsupported_error, error);
+    raise_unsupported(error);
   } catch (const SystemError& error) {
     raise_os_error(PyExc_OSError, error);
   } catch (const MissingPagesError& error) {
@@ -36,9 +43,10 @@ void translate(std::exception_ptr pending) {
   }
 }
 
-PyObject* new_exception(py::module_& m, const char* name, const char* doc, PyObject* base) {
+PyObject* new_exception(py::module_& m, const char* name, const char* doc, PyObject* base,
+                        const py::dict& attributes) {
   const std::string qualified = std::string("pyuffd.") + name;
-  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, base, nullptr);
+  PyObject* type = PyErr_NewExceptionWithDoc(qualified.c_str(), doc, base, attributes.ptr());
   if (!type) throw py::error_already_set();
   m.attr(name) = py::handle(type);
   return type;
@@ -47,12 +55,11 @@ PyObject* new_exception(py::module_& m, const char* name, const char* doc, PyObj
 }  // namespace
 
 void bind_errors(py::module_& m) {
-  unsupported_error = new_exception(
-      m, "UnsupportedError",
-      "What this kernel or this user cannot do; the message names what to change.", PyExc_OSError);
-  missing_pages_error = new_exception(
-      m, "MissingPagesError", "close(missing='raise') met missing pages; the target is served on.",
-      PyExc_RuntimeError);
+  using namespace py::literals;
+  unsupported_error = new_exception(m, "UnsupportedError", doc("UnsupportedError"), PyExc_OSError,
+                                    py::dict("needs"_a = py::tuple()));
+  missing_pages_error = new_exception(m, "MissingPagesError", doc("MissingPagesError"),
+                                      PyExc_RuntimeError, py::dict("missing_pages"_a = 0));
   py::register_local_exception_translator(translate);
 
   // For tests of this border.

@@ -1,4 +1,5 @@
 #include "bindings/common.hpp"
+#include "engine/linux/features.hpp"
 #include "engine/linux/mapping.hpp"
 #include "engine/linux/userfaultfd.hpp"
 #include "engine/probe/known_release.hpp"
@@ -20,6 +21,7 @@ py::dict probe() {
   found["device"] = attempts.device;
   found["syscall"] = attempts.syscall;
   found["user_mode_only"] = attempts.user_mode_only;
+  found["fork_events"] = attempts.fork_events;
   found["unprivileged_userfaultfd"] = unprivileged_sysctl();
   found["features"] = offered_features();
   return found;

@@ -5,6 +5,7 @@
 #include "bindings/flags.hpp"
 #include "bindings/userfaultfd_handle.hpp"
 #include "engine/linux/fdinfo.hpp"
+#include "engine/linux/features.hpp"
 #include "engine/linux/message.hpp"
 #include "engine/linux/pagemap_scan.hpp"
 

@@ -11,7 +11,9 @@ namespace uffd::workload {
 
 uint64_t read_and_move(const MovePlan& plan) {
   const uint64_t huge = huge_page_size();
-  if (huge == 0) throw UnsupportedError(EOPNOTSUPP, "this kernel has no transparent huge pages");
+  if (huge == 0)
+    throw UnsupportedError(EOPNOTSUPP, "this kernel has no transparent huge pages",
+                           {"CONFIG_TRANSPARENT_HUGEPAGE"});
   const Mapping staging(2 * huge, MemoryKind::anonymous, false);
   sys::madvise(staging.address(), staging.length(), MADV_HUGEPAGE);
   const uint64_t from = (staging.address() + huge - 1) / huge * huge;

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "engine/linux/child.hpp"
+#include "engine/linux/features.hpp"
 #include "engine/linux/fork_closed_fd.hpp"
 #include "engine/linux/holders.hpp"
 #include "engine/linux/message.hpp"

@@ -16,9 +16,10 @@ constexpr const char* kDevice = "/dev/cpu_dma_latency";
 DmaLatency::DmaLatency() {
   const int fd = sys::open(kDevice, O_WRONLY);
   if (fd < 0) {
-    throw UnsupportedError(-fd, std::string("idle CPUs cannot be kept awake: ") + kDevice +
-                                    " cannot be opened for writing; setfacl -m u:NAME:w " +
-                                    kDevice);
+    throw UnsupportedError(-fd,
+                           std::string("idle CPUs cannot be kept awake: ") + kDevice +
+                               " cannot be opened for writing; setfacl -m u:NAME:w " + kDevice,
+                           {kDevice});
   }
   fd_ = Fd(fd);
   const int32_t microseconds = 0;

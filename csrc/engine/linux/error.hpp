@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 namespace uffd {
 
@@ -18,10 +20,20 @@ class SystemError : public std::system_error {
   std::string text_;
 };
 
-// What this kernel or this user cannot do; the text names what to change.
+// What would permit it, in the words of the kernel: "Linux 6.6", "CAP_SYS_PTRACE",
+// "/dev/userfaultfd", "vm.unprivileged_userfaultfd=1", "CONFIG_HUGETLBFS", "seccomp".
+using Needs = std::vector<std::string>;
+
+// What this kernel or this user cannot do; the text names what to change. Each of the needs is
+// enough alone; there is none where no change of the system helps.
 class UnsupportedError : public SystemError {
  public:
-  using SystemError::SystemError;
+  UnsupportedError(int error, const std::string& text, Needs needs)
+      : SystemError(error, text), needs_(std::move(needs)) {}
+  const Needs& needs() const noexcept { return needs_; }
+
+ private:
+  Needs needs_;
 };
 
 // "0x7f..-0x7f.." of [start, start + length).

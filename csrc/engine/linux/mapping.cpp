@@ -75,7 +75,8 @@ uint64_t page_size_of(MemoryKind kind) {
   if (kind != MemoryKind::hugetlb) return sys::page_size();
   const uint64_t size = hugetlb_page_size();
   if (size == 0)
-    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)");
+    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)",
+                           {"CONFIG_HUGETLBFS"});
   return size;
 }
 

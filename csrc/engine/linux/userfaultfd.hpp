@@ -95,6 +95,7 @@ struct OpenAttempts {
   int device = 0;          // /dev/userfaultfd
   int syscall = 0;         // userfaultfd(2), kernel accesses too
   int user_mode_only = 0;  // userfaultfd(2) with UFFD_USER_MODE_ONLY
+  int fork_events = 0;     // the feature EVENT_FORK, of whichever can be opened
 };
 
 // Tries every way, on throw-away descriptors.
@@ -103,9 +104,6 @@ OpenAttempts try_opening() noexcept;
 // The features that UFFDIO_API offers on a throw-away descriptor; 0 where none can be opened. The
 // kernel is asked until it has answered once.
 uint64_t offered_features() noexcept;
-
-// "EVENT_FORK, POISON" of a set of feature bits.
-std::string feature_names(uint64_t features);
 
 // The value of vm.unprivileged_userfaultfd, or -1 where it cannot be read.
 int unprivileged_sysctl() noexcept;

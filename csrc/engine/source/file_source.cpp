@@ -60,9 +60,11 @@ void FileSource::try_direct() const {
   if ((::fcntl(file_.get(), F_GETFL) & O_DIRECT) &&
       ::pread(file_.get(), block.data(), block.size(), 0) > 0)
     return;
-  throw UnsupportedError(EINVAL, "the source file '" + path_ +
-                                     "' cannot be read past the page cache (O_DIRECT): its file "
-                                     "system does not do that; give direct=False");
+  throw UnsupportedError(EINVAL,
+                         "the source file '" + path_ +
+                             "' cannot be read past the page cache (O_DIRECT): its file "
+                             "system does not do that; give direct=False",
+                         {});
 }
 
 FileSource::~FileSource() {

@@ -338,9 +338,10 @@ std::string refusal(int error, const Region& region) {
   }
 }
 
-[[noreturn]] void refuse_mode(const Region& region, const std::string& why) {
+[[noreturn]] void refuse_mode(const Region& region, const std::string& why, Needs needs) {
   throw UnsupportedError(
-      EOPNOTSUPP, "region " + range_text(region.range.start, region.range.length) + ": " + why);
+      EOPNOTSUPP, "region " + range_text(region.range.start, region.range.length) + ": " + why,
+      std::move(needs));
 }
 
 // hugetlb memory is the one kind that admits no ZEROPAGE.
@@ -377,14 +378,16 @@ void check_modes(const Userfaultfd& uffd, const RegionTable& regions) {
   const uint64_t offered = offered_features();
   for (const Region& region : regions.all()) {
     if (region.minor() && !(offered & UFFD_FEATURE_MINOR_SHMEM))
-      refuse_mode(region, "this kernel lacks minor faults (Linux 5.14)");
+      refuse_mode(region, "this kernel lacks minor faults (Linux 5.14)", {"Linux 5.14"});
     if (!region.write_protected()) continue;
     if (!(offered & UFFD_FEATURE_PAGEFAULT_FLAG_WP))
-      refuse_mode(region, "this kernel lacks write-protect faults (Linux 5.7, 64 bits)");
+      refuse_mode(region, "this kernel lacks write-protect faults (Linux 5.7, 64 bits)",
+                  {"Linux 5.7"});
     if (uffd.features() & UFFD_FEATURE_WP_ASYNC) {
       refuse_mode(region,
                   "with the feature WP_ASYNC no write-protect fault is told: open the userfaultfd "
-                  "without it, or ask Userfaultfd.scan_written");
+                  "without it, or ask Userfaultfd.scan_written",
+                  {});
     }
   }
 }
@@ -431,7 +434,8 @@ void decide_on_remove(Region& region) {
   if (region.shared && !(offered_features() & UFFD_FEATURE_POISON)) {
     refuse_mode(region,
                 "it is shared, so that nobody can tell what becomes of its missing pages when "
-                "they are removed, and this kernel cannot poison them (Linux 6.6): give on_remove");
+                "they are removed, and this kernel cannot poison them (Linux 6.6): give on_remove",
+                {"Linux 6.6"});
   }
   region.on_remove = region.shared ? OnRemove::poison : OnRemove::zero;
 }

@@ -17,15 +17,17 @@ void check_permission(pid_t process, int cpu) {
   const auto mask = affinity_of(process);
   if (!mask) return;  // the process is about to end
   if (!CPU_ISSET(static_cast<size_t>(cpu), &*mask)) {
-    throw std::invalid_argument("placement 'adopt' would hold the threads of process " +
-                                std::to_string(process) + " on CPU " + std::to_string(cpu) +
-                                ", which is not in that process's affinity mask: give cpus= of it");
+    throw std::invalid_argument(
+        "placement 'adopt' would hold the threads of process " + std::to_string(process) +
+        " on CPU " + std::to_string(cpu) +
+        ", which is not in that process's affinity mask: give placement=[...] of CPUs of it");
   }
   if (set_affinity(process, *mask) == -EPERM) {
     throw UnsupportedError(
-        EPERM, "placement 'adopt' may not change the affinity of process " +
-                   std::to_string(process) +
-                   ", which is another user's: it needs CAP_SYS_NICE; or give placement 'auto'");
+        EPERM,
+        "placement 'adopt' may not change the affinity of process " + std::to_string(process) +
+            ", which is another user's: it needs CAP_SYS_NICE; or give placement 'auto'",
+        {"CAP_SYS_NICE"});
   }
 }
 

@@ -166,7 +166,8 @@ void refuse_beyond(const TargetOptions& options) {
   throw UnsupportedError(EOPNOTSUPP,
                          "beyond='poison' needs UFFDIO_POISON (Linux 6.6), which this kernel "
                          "lacks: give beyond='zero' where zeros are right, or leave it out: then "
-                         "whoever touches such memory sleeps");
+                         "whoever touches such memory sleeps",
+                         {"Linux 6.6"});
 }
 
 }  // namespace
@@ -207,7 +208,8 @@ void check_collapse(const RegionTable& regions, int pidfd, bool this_process) {
     throw std::invalid_argument(name_of(region) + " is hugetlb memory already: leave collapse out");
   }
   if (!this_process && pidfd < 0)
-    throw UnsupportedError(ENOSYS, "collapse=True needs a pidfd of the target (Linux 5.3)");
+    throw UnsupportedError(ENOSYS, "collapse=True needs a pidfd of the target (Linux 5.3)",
+                           {"Linux 5.3"});
   switch (-may_collapse(this_process ? -1 : pidfd)) {
     case 0:
     case ESRCH:  // the target is about to end
@@ -216,11 +218,13 @@ void check_collapse(const RegionTable& regions, int pidfd, bool this_process) {
     case EACCES:
       throw UnsupportedError(EPERM,
                              "collapse=True of another process needs CAP_SYS_NICE and ptrace "
-                             "permission: leave it out, or have the target call MADV_COLLAPSE");
+                             "permission: leave it out, or have the target call MADV_COLLAPSE",
+                             {"CAP_SYS_NICE"});
     default:
       throw UnsupportedError(EOPNOTSUPP,
                              "this kernel lacks MADV_COLLAPSE (Linux 6.1, with transparent huge "
-                             "pages): leave collapse out");
+                             "pages): leave collapse out",
+                             {"Linux 6.1"});
   }
 }
 

@@ -71,8 +71,9 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
         "registered() first, or close with missing='zero'");
   }
   if (!is_over && missing == Missing::poison && !(offered_features() & UFFD_FEATURE_POISON)) {
-    throw UnsupportedError(
-        EOPNOTSUPP, "this kernel lacks UFFDIO_POISON (Linux 6.6): close with missing='fill'");
+    throw UnsupportedError(EOPNOTSUPP,
+                           "this kernel lacks UFFDIO_POISON (Linux 6.6): close with missing='fill'",
+                           {"Linux 6.6"});
   }
   if (!kept_open) {
     const bool at_once = missing == Missing::zero;

@@ -53,7 +53,8 @@ std::vector<Range> found(pid_t pid, const Region& region) {
   throw UnsupportedError(EPERM,
                          "present='refuse' looks at the target's pagemap, which needs ptrace "
                          "permission over it (the same user, or CAP_SYS_PTRACE): leave it "
-                         "out");
+                         "out",
+                         {"CAP_SYS_PTRACE"});
 }
 
 std::vector<Range> blank_runs(const std::vector<Range>& pages, uint64_t page_size) {

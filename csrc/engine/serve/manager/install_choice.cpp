@@ -45,12 +45,15 @@ void refuse_all(const Userfaultfd& uffd, bool this_process) {
         asked + "the userfaultfd was opened without Feature.MOVE (Linux 6.8): open it with that");
   }
   if (huge_page_size() == 0)
-    throw UnsupportedError(EOPNOTSUPP, asked + "this kernel has no transparent huge pages");
+    throw UnsupportedError(EOPNOTSUPP, asked + "this kernel has no transparent huge pages",
+                           {"CONFIG_TRANSPARENT_HUGEPAGE"});
   if (huge_page_size() > Staging::kMostUnit) {
-    throw UnsupportedError(EOPNOTSUPP, asked + "this kernel's huge pages have " +
-                                           std::to_string(huge_page_size()) +
-                                           " bytes, and none is read at once: give 'auto' or "
-                                           "'copy'");
+    throw UnsupportedError(EOPNOTSUPP,
+                           asked + "this kernel's huge pages have " +
+                               std::to_string(huge_page_size()) +
+                               " bytes, and none is read at once: give 'auto' or "
+                               "'copy'",
+                           {});
   }
 }
 
