@@ -37,6 +37,7 @@ from pyuffd._inline import touch
 from pyuffd._lazy import lazy_array, target_of
 from pyuffd._manager import Manager, Placement, serve
 from pyuffd._memory_kinds import MemoryKind
+from pyuffd._obstacles import Obstacle
 from pyuffd._options import Beyond, Ending, Install, Present, ServeOptions
 from pyuffd._probe import Probe, probe
 from pyuffd._release import LostWakes, Release
@@ -64,6 +65,7 @@ __all__ = [
     "Missing",
     "MissingPagesError",
     "Mode",
+    "Obstacle",
     "OnRemove",
     "Placement",
     "Present",

@@ -83,7 +83,8 @@ def as_json(found: Probe) -> dict[str, Any]:
         "usable": found.usable,
         "full": found.full,
         "advice": found.advice,
-        **{way: _refusal(getattr(found, way)) for way in ("device", "syscall", "user_mode_only")},
+        "obstacles": [asdict(one) for one in found.obstacles],
+        **{way: _refusal(getattr(found, way)) for way in ("device", "syscall", "user_mode_only", "fork_events")},
     }
 
 

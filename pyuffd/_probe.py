@@ -1,19 +1,18 @@
 """What this kernel and this user may do with userfaultfd, and why not."""
 
-import errno
 import grp
 import os
 import pwd
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 from pyuffd import _core
+from pyuffd._circumstances import DEVICE, Circumstances, circumstances
 from pyuffd._flags import Feature
 from pyuffd._memory_kinds import MemoryKind, memory_kinds
+from pyuffd._obstacles import Attempts, Blocked, Obstacle, obstacles
 from pyuffd._release import Release, find_release, known_release
-
-_DEVICE = Path("/dev/userfaultfd")
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,11 @@ class Probe:
             there is none.
         syscall: The same for userfaultfd(2).
         user_mode_only: The same for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
+        fork_events: The same for the feature EVENT_FORK.
         unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``, -1 where it cannot be read.
         features: What ``UFFDIO_API`` offers; empty where no userfaultfd can be opened.
         memory: What can be done with each kind of memory in each mode; empty where no userfaultfd can be opened.
+        circumstances: What the system says about this process.
     """
 
     kernel: str
@@ -43,9 +44,11 @@ class Probe:
     device_access: str
     syscall: int
     user_mode_only: int
+    fork_events: int
     unprivileged_userfaultfd: int
     features: Feature
     memory: tuple[MemoryKind, ...]
+    circumstances: Circumstances
 
     @property
     def release_generation(self) -> str:
@@ -55,33 +58,34 @@ class Probe:
     @property
     def usable(self) -> bool:
         """Whether any userfaultfd can be opened."""
-        return 0 in (self.device, self.syscall, self.user_mode_only)
+        return self._attempts.usable
 
     @property
     def full(self) -> bool:
-        """Whether one can be opened that serves kernel accesses too (read(2) into a missing page, KVM).
+        """Whether one can be opened that serves kernel accesses too (read(2) into a missing page, KVM)."""
+        return self._attempts.full
 
-        Fork events (EVENT_FORK) need CAP_SYS_PTRACE in the initial user namespace besides, which is not looked at.
-        """
-        return 0 in (self.device, self.syscall)
+    @cached_property
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        """What keeps this user from something, and the command that changes it; empty where nothing does."""
+        return obstacles(self._attempts, self.circumstances)
 
     @property
     def advice(self) -> str:
         """What to change so that every access can be served, a kernel's too; empty where each can."""
         if self.full:
             return ""
-        change = (
-            "give this user read and write access to /dev/userfaultfd, or set the sysctl "
-            "vm.unprivileged_userfaultfd to 1, or grant CAP_SYS_PTRACE"
-        )
         if self.usable:
-            return f"only user mode is permitted (kernel accesses to missing pages fail); for those too: {change}"
-        if errno.ENOSYS in (self.syscall, self.user_mode_only):
-            return "nothing can be served: the kernel lacks CONFIG_USERFAULTFD"
-        return (
-            "nothing can be served: a seccomp filter (a container's default profile) forbids userfaultfd(2): "
-            f"allow it there; and {change}"
-        )
+            blocked: Blocked = "kernel accesses"
+            what = "only user mode is permitted, so kernel accesses to missing pages fail with EFAULT"
+        else:
+            blocked, what = "everything", "nothing can be served"
+        commands = [one.command for one in self.obstacles if one.blocks == blocked]
+        return f"{what}. To change it, one of: " + "; ".join(commands)
+
+    @property
+    def _attempts(self) -> Attempts:
+        return Attempts(self.device, self.syscall, self.user_mode_only, self.fork_events, self.unprivileged_userfaultfd)
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<28} {value}" for name, value in self._rows())
@@ -100,11 +104,27 @@ class Probe:
             ("/dev/userfaultfd", _attempt(self.device) + device),
             ("userfaultfd(2)", _attempt(self.syscall)),
             ("  user mode only", _attempt(self.user_mode_only)),
+            ("fork events", "can be had" if self.fork_events == 0 else _attempt(self.fork_events)),
             ("vm.unprivileged_userfaultfd", str(sysctl) if sysctl >= 0 else "cannot be read"),
             ("features", names),
             *((f"{one.kind}, {one.mode}", one.refused or ", ".join(one.ioctls)) for one in self.memory),
-            ("advice", self.advice or "none: everything can be served"),
+            *(row for one in self.obstacles for row in _rows_of(one)),
+            ("advice", _advice(self)),
         ]
+
+
+def _rows_of(obstacle: Obstacle) -> list[tuple[str, str]]:
+    return [(f"no {obstacle.blocks}", obstacle.reason), ("  to change it", obstacle.command)]
+
+
+def _advice(found: Probe) -> str:
+    if not found.usable:
+        return "nothing can be served: see above what to change"
+    if not found.full:
+        return "programs can be served, their system calls on missing pages cannot: see above what to change"
+    if found.fork_events:
+        return "none: everything can be served but forks of targets"
+    return "none: everything can be served"
 
 
 def _attempt(error: int) -> str:
@@ -113,7 +133,7 @@ def _attempt(error: int) -> str:
 
 def _device_access() -> str:
     try:
-        status = _DEVICE.stat()
+        status = DEVICE.stat()
     except OSError:
         return ""
     return f"{stat.filemode(status.st_mode)} {_user(status.st_uid)} {_group(status.st_gid)}"
@@ -154,7 +174,9 @@ def probe(*, fresh: bool = False) -> Probe:
         device_access=_device_access(),
         syscall=found["syscall"],
         user_mode_only=found["user_mode_only"],
+        fork_events=found["fork_events"],
         unprivileged_userfaultfd=found["unprivileged_userfaultfd"],
         features=features,
         memory=memory_kinds(features, not full) if usable else (),
+        circumstances=circumstances(),
     )

@@ -14,7 +14,18 @@ from faulting import run_child
 
 import pyuffd
 from pyuffd import Feature, LostWakes, MemoryKind, Probe, Release, _core
+from pyuffd._circumstances import Circumstances
 
+NOBODY = Circumstances(
+    user="nobody",
+    python="/usr/bin/python3",
+    kernel_has_device=True,
+    device_mode_permits=False,
+    sys_ptrace=False,
+    in_user_namespace=False,
+    seccomp_filter=False,
+    selinux_enforces=False,
+)
 ALL = Probe(
     kernel="6.18.44",
     release=Release("retry", "version"),
@@ -24,19 +35,32 @@ ALL = Probe(
     device_access="crw------- root root",
     syscall=0,
     user_mode_only=0,
+    fork_events=0,
     unprivileged_userfaultfd=0,
     features=Feature.POISON | Feature.MOVE,
     memory=(
         MemoryKind("anonymous", "missing", ("WAKE", "COPY"), ""),
         MemoryKind("anonymous", "minor", (), "Invalid argument"),
     ),
+    circumstances=NOBODY,
 )
-UNPRIVILEGED = replace(ALL, device=errno.EACCES, syscall=errno.EPERM)
-SECCOMP = replace(UNPRIVILEGED, user_mode_only=errno.EPERM, features=Feature(0))
+UNPRIVILEGED = replace(ALL, device=errno.EACCES, syscall=errno.EPERM, fork_events=errno.EPERM)
+SECCOMP = replace(
+    UNPRIVILEGED,
+    user_mode_only=errno.EPERM,
+    features=Feature(0),
+    circumstances=replace(NOBODY, seccomp_filter=True),
+)
 NO_KERNEL = replace(
-    ALL, device=errno.ENOENT, syscall=errno.ENOSYS, user_mode_only=errno.ENOSYS, features=Feature(0),
-    unprivileged_userfaultfd=-1, hugetlb_page_size=0,
-)  # fmt: skip
+    ALL,
+    device=errno.ENOENT,
+    syscall=errno.ENOSYS,
+    user_mode_only=errno.ENOSYS,
+    features=Feature(0),
+    unprivileged_userfaultfd=-1,
+    hugetlb_page_size=0,
+    circumstances=replace(NOBODY, kernel_has_device=False),
+)
 
 
 def test_what_is_found_here() -> None:
@@ -56,7 +80,7 @@ def test_what_is_found_here() -> None:
 
 def test_the_table() -> None:
     lines = str(ALL).splitlines()
-    assert len(lines) == 14
+    assert len(lines) == 15
     table = {line[:28].strip(): line[29:] for line in lines}
     assert table["kernel"] == "Linux 6.18.44"
     assert table["release generation"] == "retry (by version)"
@@ -69,13 +93,16 @@ def test_the_table() -> None:
     assert table["/dev/userfaultfd"] == "can be opened (crw------- root root)"
     assert table["userfaultfd(2)"] == "can be opened"
     assert table["user mode only"] == "can be opened"
+    assert table["fork events"] == "can be had"
     assert table["vm.unprivileged_userfaultfd"] == "0"
     assert table["features"] == "POISON, MOVE"
     assert table["advice"] == "none: everything can be served"
     nothing = str(NO_KERNEL)
     assert "refused: Function not implemented" in nothing
     assert "cannot be read" in nothing
-    assert str(SECCOMP).count("refused: ") == 3
+    assert str(SECCOMP).count("refused: ") == 4
+    unprivileged = str(UNPRIVILEGED).splitlines()
+    assert "  to change it               sudo sysctl vm.unprivileged_userfaultfd=1" in unprivileged
 
 
 @pytest.mark.parametrize(
@@ -88,7 +115,7 @@ def test_the_table() -> None:
             UNPRIVILEGED,
             True,
             False,
-            ["only user mode is permitted", "/dev/userfaultfd", "vm.unprivileged_userfaultfd", "CAP_SYS_PTRACE"],
+            ["only user mode is permitted", "/dev/userfaultfd", "vm.unprivileged_userfaultfd", "cap_sys_ptrace"],
         ),
         (SECCOMP, False, False, ["nothing can be served", "seccomp"]),
         (NO_KERNEL, False, False, ["nothing can be served", "CONFIG_USERFAULTFD"]),
@@ -141,7 +168,7 @@ assert libc.prctl(22, 2, fprog, 0, 0) == 0, ctypes.get_errno()
 
 
 @pytest.mark.requires_root
-@pytest.mark.parametrize(("number", "part"), [(errno.EPERM, "seccomp"), (errno.ENOSYS, "CONFIG_USERFAULTFD")])
+@pytest.mark.parametrize(("number", "part"), [(errno.EPERM, "seccomp"), (errno.ENOSYS, "seccomp")])
 def test_where_the_system_call_is_forbidden(number: int, part: str) -> None:
     """As under a container's default seccomp profile: the import works and the probe says what to change."""
     code = """

@@ -1,0 +1,84 @@
+"""What the system says about this process that decides whether it may open a userfaultfd."""
+
+import os
+import pwd
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+DEVICE = Path("/dev/userfaultfd")
+
+_UID_MAP = Path("/proc/self/uid_map")
+_CAP_SYS_PTRACE = 19
+_SECCOMP_FILTER = "2"
+_ALL_IDS = ["0", "0", "4294967295"]
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Facts about this process and its system.
+
+    Attributes:
+        user: The name of the user, or the number of one without a name.
+        python: The interpreter's file, which capabilities can be given to.
+        kernel_has_device: Whether the kernel makes ``/dev/userfaultfd`` (Linux 6.1), wherever its node is.
+        device_mode_permits: Whether the node's owner and mode let this user read and write it.
+        sys_ptrace: Whether CAP_SYS_PTRACE is effective, in whatever user namespace.
+        in_user_namespace: Whether this is another user namespace than the initial one.
+        seccomp_filter: Whether a seccomp filter looks at the system calls of this process.
+        selinux_enforces: Whether SELinux enforces its policy.
+    """
+
+    user: str
+    python: str
+    kernel_has_device: bool
+    device_mode_permits: bool
+    sys_ptrace: bool
+    in_user_namespace: bool
+    seccomp_filter: bool
+    selinux_enforces: bool
+
+
+def circumstances() -> Circumstances:
+    """Read them from /proc and /sys; what cannot be read counts as not so."""
+    status = dict(line.partition(":")[::2] for line in _text("/proc/self/status").splitlines())
+    return Circumstances(
+        user=_user_name(),
+        python=os.path.realpath(sys.executable) if sys.executable else "python3",
+        kernel_has_device=DEVICE.exists() or "userfaultfd" in _text("/proc/misc").split(),
+        device_mode_permits=_mode_permits(),
+        sys_ptrace=bool(int(status.get("CapEff", "0"), 16) >> _CAP_SYS_PTRACE & 1),
+        in_user_namespace=_UID_MAP.exists() and _text(_UID_MAP).split() != _ALL_IDS,
+        seccomp_filter=status.get("Seccomp", "").strip() == _SECCOMP_FILTER,
+        selinux_enforces=_text("/sys/fs/selinux/enforce").strip() == "1",
+    )
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _mode_permits() -> bool:
+    try:
+        status = DEVICE.stat()
+    except OSError:
+        return False
+    if os.geteuid() == 0:
+        return True
+    both = stat.S_IROTH | stat.S_IWOTH
+    if os.geteuid() == status.st_uid:
+        return status.st_mode >> 6 & both == both
+    if status.st_gid in (os.getegid(), *os.getgroups()):
+        return status.st_mode >> 3 & both == both
+    return status.st_mode & both == both
