@@ -16,6 +16,7 @@ from pyuffd._arguments import check_flag, check_source
 from pyuffd._core import Mapping, MemorySource, Region, Source, Userfaultfd
 from pyuffd._flags import Feature
 from pyuffd._inline import check_sigbus
+from pyuffd._log import listener
 from pyuffd._manager import make_core
 from pyuffd._target import Target
 
@@ -129,6 +130,7 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
         regions.append(Region(mapping.address + managed, mapping.page_size, _last_page(source, managed, length)))
     uffd = Userfaultfd(Feature.SIGBUS if inline else _offered_move(), user_mode_only=None)
     check_sigbus()
+    listener.begin()
     memory = _shared_manager().add_memory(mapping, uffd, regions, inline)
     target = Target(memory.target, owns_manager=False, owns_memory=True)
     return _LazyMemory(memory, mapping.address, target, length)

@@ -11,6 +11,7 @@ from pyuffd import _core, _watcher
 from pyuffd._arguments import check_instance
 from pyuffd._core import Region, Userfaultfd
 from pyuffd._inline import check_sigbus
+from pyuffd._log import listener
 from pyuffd._options import ServeOptions, for_engine, with_options
 from pyuffd._target import Target
 
@@ -90,8 +91,9 @@ class Manager:
         self.close()
 
     def __repr__(self) -> str:
-        served = sum(not target.ended for target in self._targets)
-        return f"<pyuffd.Manager {'closed' if self._closed else 'open'}, {served} targets>"
+        state = "closed" if self._closed else "open"
+        targets = [f"\n  {target!r}" for target in self._targets]
+        return f"<pyuffd.Manager {state}, {len(targets)} targets{''.join(targets)}>"
 
 
 def _close_family(target: Target) -> Iterator[Exception]:
@@ -165,6 +167,7 @@ def _add(
     for number, region in enumerate(every):
         check_instance(f"regions[{number}]", region, Region)
     check_sigbus()
+    listener.begin()
     return core.add(uffd, every, **settings)
 
 

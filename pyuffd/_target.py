@@ -14,6 +14,7 @@ from pyuffd._arguments import check_flag, check_seconds, check_word
 from pyuffd._core import Userfaultfd
 from pyuffd._ending_report import EndingReport, to_report
 from pyuffd._inline import check_sigbus
+from pyuffd._log import logger
 from pyuffd._progress import page_bar
 from pyuffd._stats import Stats, to_stats
 
@@ -41,6 +42,32 @@ class Target:
         self._closed = False
         self._owner = os.getpid()
         _live.add(self)
+        if not is_child:
+            logger.info("target %d: added: %d pages of %s%s", self.id, self.pages, self._whose(), self._limits())
+
+    @property
+    def id(self) -> int:
+        """Its number in this process, from 1 on, by which log messages name it."""
+        return self._core.id
+
+    @property
+    def pid(self) -> int | None:
+        """The process whose memory it is; None for a fork child, of which the kernel does not tell."""
+        return self._core.pid
+
+    @property
+    def user_mode_only(self) -> bool:
+        """Whether system calls on missing pages fail with EFAULT.
+
+        So it is where its userfaultfd was opened by a user who may not serve kernel accesses. Of a userfaultfd that
+        was received the kernel does not tell: then this is False.
+        """
+        return self._core.user_mode_only
+
+    @property
+    def report(self) -> EndingReport | None:
+        """How it was let go; None until it is."""
+        return self._report or (to_report(self._core.close("raise")) if self._core.ended else None)
 
     @property
     def pages(self) -> int:
@@ -252,7 +279,20 @@ class Target:
         if self._forked():
             return "<pyuffd.Target of the process that this one was forked from>"
         state = "ended" if self.ended else "stopped" if self._stopped else "serving"
-        return f"<pyuffd.Target {state}, {self.missing_pages} of {self.pages} pages missing>"
+        limits = "" if self.ended else self._limits()
+        return (
+            f"<pyuffd.Target {self.id} of {self._whose()}, {state}, "
+            f"{self.missing_pages} of {self.pages} pages missing{limits}>"
+        )
+
+    def _whose(self) -> str:
+        if self.pid is None:
+            return "a fork child"
+        return "this process" if self.pid == self._owner else f"process {self.pid}"
+
+    def _limits(self) -> str:
+        """Say what will fail."""
+        return ", system calls on missing pages fail (user mode only)" if self.user_mode_only else ""
 
 
 _live: "weakref.WeakSet[Target]" = weakref.WeakSet()

@@ -241,7 +241,7 @@ def test_keep_open_serves_on() -> None:
     assert target.wait(20, progress=False)  # nothing is missing, though it has not ended
     assert not target.ended
     uffd = target.stop()
-    assert repr(target) == "<pyuffd.Target stopped, 0 of 10 pages missing>"
+    assert repr(target) == f"<pyuffd.Target {target.id} of this process, stopped, 0 of 10 pages missing>"
     uffd.close()
     assert memory.states() == ["right"] * 10
 

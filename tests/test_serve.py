@@ -319,11 +319,11 @@ def test_nothing_is_left_behind() -> None:
 def test_a_target_says_what_it_is() -> None:
     memory = Managed(pages=4)
     with memory.serve() as target:
-        assert repr(target) == "<pyuffd.Target serving, 4 of 4 pages missing>"
+        assert repr(target) == f"<pyuffd.Target {target.id} of this process, serving, 4 of 4 pages missing>"
         assert target.pages == target.missing_pages == 4
         assert not target.ended
         target.close("fill")
-        assert repr(target) == "<pyuffd.Target ended, 0 of 4 pages missing>"
+        assert repr(target) == f"<pyuffd.Target {target.id} of this process, ended, 0 of 4 pages missing>"
         assert target.missing_pages == 0
         assert target.ended
 

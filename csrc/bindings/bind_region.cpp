@@ -54,6 +54,13 @@ HeldMemory memory_of(const py::object& object) {
   }
 }
 
+uint64_t start_argument(const py::object& start) {
+  const bool is_memory = py::isinstance<MappingHandle>(start) || PyObject_CheckBuffer(start.ptr());
+  if (is_memory && !PyIndex_Check(start.ptr()))
+    refuse_type("start", start, "an address; Region.of(memory, source) takes the memory itself");
+  return unsigned_argument(start, "start");
+}
+
 // That of the mapping in which it lies, if that is one of ours.
 uint64_t page_size_at(const Range& range) {
   const auto mapping = mapping_at(range);
@@ -68,8 +75,7 @@ void bind_region(py::module_& m) {
       .def(py::init([](const py::object& start, const py::object& length, const py::object& source,
                        const py::object& source_offset, const py::object& page_size,
                        const py::object& mode, const py::object& on_remove) {
-             const Range range{unsigned_argument(start, "start"),
-                               unsigned_argument(length, "length")};
+             const Range range{start_argument(start), unsigned_argument(length, "length")};
              return region_of({range, mapping_at(range)}, source, source_offset,
                               unsigned_argument(page_size, "page_size"), mode, on_remove);
            }),

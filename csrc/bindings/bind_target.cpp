@@ -104,6 +104,12 @@ std::vector<std::unique_ptr<TargetHandle>> children_of(const TargetHandle& handl
   return handles;
 }
 
+std::optional<pid_t> pid_of(const TargetHandle& handle) {
+  const Target& target = handle.served->target;
+  if (target.is_this_process()) return ::getpid();
+  return target.pid() == kUnknownPid ? std::nullopt : std::optional(target.pid());
+}
+
 std::vector<uint64_t> latency_bounds() {
   std::vector<uint64_t> bounds;
   for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i)
@@ -174,7 +180,12 @@ void bind_target(py::module_& m) {
       .def("release_manager", [](TargetHandle& handle) { handle.manager.release(); })
       .def("stats", &stats)
       .def("children", &children_of)
-      .def_property_readonly("id", [](const TargetHandle& handle) { return handle.served->id; })
+      .def_property_readonly("pid", &pid_of)
+      .def_property_readonly(
+          "user_mode_only",
+          [](const TargetHandle& handle) { return handle.served->target.uffd().user_mode_only(); })
+      .def_property_readonly("id",
+                             [](const TargetHandle& handle) { return handle.served->target.id(); })
       .def(
           "written",
           [](const TargetHandle& handle, bool reset) {

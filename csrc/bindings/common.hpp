@@ -25,6 +25,7 @@ void bind_region(py::module_& m);
 void bind_manager(py::module_& m);
 void bind_target(py::module_& m);
 void bind_inline(py::module_& m);
+void bind_journal(py::module_& m);
 
 // Releases the GIL, unless the interpreter is gone.
 template <typename Function>

@@ -19,6 +19,7 @@ PYBIND11_MODULE(_core, m) {
   bind_target(m);
   bind_manager(m);
   bind_inline(m);
+  bind_journal(m);
 }
 
 }  // namespace uffd::bindings

@@ -157,7 +157,7 @@ TEST_SUITE("installer") {
     const Memory memory(8);
     HandTarget hand(memory);
     REQUIRE(hand.installer.install(hand.region(), 2, 4) == Outcome::done);
-    CHECK(hand.installer.poison(hand.region(), 0, 8) == Outcome::done);
+    CHECK(hand.installer.poison(hand.region(), 0, 8, Cause::asked) == Outcome::done);
     CHECK(hand.target.residency().missing() == 0);
     CHECK(hand.count(Count::poisoned) == 6);
     const auto poisoned = hand.target.poisoned();

@@ -18,6 +18,7 @@ class AtFork {
     image,         //
     mappings,      //
     dropped,       // what the bindings have yet to release
+    journal,       //
     holes,         // last, so first in the child: before anybody maps memory there
   };
 

@@ -21,8 +21,8 @@ class SystemError : public std::system_error {
 };
 
 // What would permit it, in the words of the kernel: "Linux 6.6", "CAP_SYS_PTRACE",
-// "/dev/userfaultfd", "vm.unprivileged_userfaultfd=1", "CONFIG_HUGETLBFS", "seccomp".
-using Needs = std::vector<std::string>;
+// "/dev/userfaultfd", "vm.unprivileged_userfaultfd=1", "CONFIG_HUGETLBFS", "seccomp". Static texts.
+using Needs = std::vector<const char*>;
 
 // What this kernel or this user cannot do; the text names what to change. Each of the needs is
 // enough alone; there is none where no change of the system helps.

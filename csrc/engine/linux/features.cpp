@@ -50,14 +50,14 @@ std::string feature_names(uint64_t features) {
   return names.empty() ? "none" : names;
 }
 
-std::string first_kernel_with(uint64_t features) {
-  std::string kernel;
+const char* first_kernel_with(uint64_t features) noexcept {
+  const char* kernel = nullptr;
   for (const auto& known : kFeatures) {
     if (!(features & known.bit)) continue;
     kernel = known.since;
     features &= ~known.bit;
   }
-  return features == 0 ? kernel : "";
+  return features == 0 ? kernel : nullptr;
 }
 
 }  // namespace uffd

@@ -50,39 +50,49 @@ struct Refusal {
 };
 
 Refusal open_refusal(const OpenAttempts& attempts) {
-  std::string text =
-      std::string("userfaultfd cannot be opened: ") + kDevice + ": " + errno_text(attempts.device) +
-      "; userfaultfd(2): " + errno_text(attempts.syscall) + " (vm.unprivileged_userfaultfd is " +
-      std::to_string(unprivileged_sysctl()) + "). ";
-  Needs needs{kDevice, "vm.unprivileged_userfaultfd=1", "CAP_SYS_PTRACE"};
+  Refusal refusal;
+  std::string& text = refusal.text;
+  text = "userfaultfd cannot be opened: /dev/userfaultfd: ";
+  text += errno_text(attempts.device);
+  text += "; userfaultfd(2): ";
+  text += errno_text(attempts.syscall);
+  text += ". ";
   if (attempts.syscall == ENOSYS && unprivileged_sysctl() < 0) {
     text += "The kernel lacks CONFIG_USERFAULTFD. ";
-    needs = {"CONFIG_USERFAULTFD"};
+    refusal.needs = {"CONFIG_USERFAULTFD"};
   } else if (attempts.syscall == ENOSYS || attempts.user_mode_only != 0) {
     text += "A seccomp filter (a container's default profile) forbids the call: allow it there. ";
-    needs = {kDevice, "seccomp"};
+    refusal.needs = {kDevice, "seccomp"};
   } else {
-    text += std::string("To permit it, do one of: give this user read and write access to ") +
-            kDevice + "; set the sysctl vm.unprivileged_userfaultfd to 1; grant CAP_SYS_PTRACE; " +
-            "or open with user_mode_only=True, where kernel accesses to missing pages fail with "
-            "EFAULT. ";
+    text +=
+        "To permit it, do one of: give this user read and write access to /dev/userfaultfd; set "
+        "the sysctl vm.unprivileged_userfaultfd to 1; grant CAP_SYS_PTRACE; or open with "
+        "user_mode_only=True, where kernel accesses to missing pages fail with EFAULT. ";
+    refusal.needs = {kDevice, "vm.unprivileged_userfaultfd=1", "CAP_SYS_PTRACE"};
   }
-  return {text + "'pyuffd probe' has the command for each", std::move(needs)};
+  text += "'pyuffd probe' has the command for each";
+  return refusal;
 }
 
 Refusal api_refusal(int error, uint64_t features) {
+  Refusal refusal;
+  std::string& text = refusal.text;
+  text = "UFFDIO_API: ";
   if (error == EPERM && (features & UFFD_FEATURE_EVENT_FORK)) {
-    return {
-        "UFFDIO_API: the feature EVENT_FORK needs CAP_SYS_PTRACE: grant it, or open without "
-        "EVENT_FORK (a fork child of the target then reads zeros in missing pages)",
-        {"CAP_SYS_PTRACE"}};
-  }
-  const uint64_t unknown = features & ~offered_features();
-  if (!unknown) return {"UFFDIO_API refused the features " + feature_names(features), {}};
-  Refusal refusal{"UFFDIO_API: this kernel lacks the feature " + feature_names(unknown), {}};
-  if (const std::string kernel = first_kernel_with(unknown); !kernel.empty()) {
-    refusal.text += " (" + kernel + ")";
-    refusal.needs = {kernel};
+    text +=
+        "the feature EVENT_FORK needs CAP_SYS_PTRACE: grant it, or open without EVENT_FORK (a fork "
+        "child of the target then reads zeros in missing pages)";
+    refusal.needs = {"CAP_SYS_PTRACE"};
+  } else if (const uint64_t unknown = features & ~offered_features()) {
+    text += "this kernel lacks the feature ";
+    text += feature_names(unknown);
+    if (const char* const kernel = first_kernel_with(unknown)) {
+      text += std::string(" (") + kernel + ")";
+      refusal.needs = {kernel};
+    }
+  } else {
+    text += "the kernel refused the features ";
+    text += feature_names(features);
   }
   return refusal;
 }

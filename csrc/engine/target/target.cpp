@@ -1,6 +1,7 @@
 #include "engine/target/target.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -69,6 +70,11 @@ Target::Target(const Target& parent, Userfaultfd uffd)
   const std::lock_guard lock(parent.poisoned_mutex_);
   poisoned_ = parent.poisoned_;
   poisoned_is_short_ = parent.poisoned_is_short_;
+}
+
+uint64_t Target::next_id() noexcept {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
 }
 
 bool Target::address_space_gone() const noexcept {

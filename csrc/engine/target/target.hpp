@@ -53,6 +53,8 @@ class Target {
   const PageSet* written() const noexcept { return written_ ? &*written_ : nullptr; }
   pid_t pid() const noexcept { return pid_; }
   bool is_this_process() const noexcept { return pid_ == 0; }
+  // Tells the targets of this process apart; from 1 on.
+  uint64_t id() const noexcept { return id_; }
   // Whether the owner of the memory has registered the regions: until then, a page that is not
   // registered cannot be installed and stays missing.
   bool registered() const noexcept { return registered_.load(std::memory_order_acquire); }
@@ -119,6 +121,8 @@ class Target {
   void let_go_of_what_regions_hold() noexcept;
 
  private:
+  static uint64_t next_id() noexcept;
+
   // Where UNMAP events come, more than a process can have mappings (vm.max_map_count is 65530), of
   // which each alias is one. Elsewhere most aliases are stale.
   size_t most_aliases() const noexcept { return tells_of_unmaps() ? 65536 : 8192; }
@@ -135,6 +139,7 @@ class Target {
   void settle_unless_elsewhere(PageRun run);
   uint64_t poison_missing(const Region& region, PageRun run);
 
+  const uint64_t id_ = next_id();
   Userfaultfd uffd_;
   RegionTable regions_;
   Residency residency_;

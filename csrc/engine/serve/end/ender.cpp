@@ -9,6 +9,7 @@
 #include "engine/serve/end/drain.hpp"
 #include "engine/serve/inline/inline_faults.hpp"
 #include "engine/serve/inline/inline_targets.hpp"
+#include "engine/serve/served/journal.hpp"
 #include "engine/serve/served/local_memory.hpp"
 #include "engine/serve/served/patience.hpp"
 #include "engine/serve/served/statistics.hpp"
@@ -41,6 +42,14 @@ uint64_t collapse_all(const ServedTarget& served) {
   for (const Region& region : served.target.regions().all())
     bytes += collapse(served.process.get(), region.range);
   return bytes;
+}
+
+std::shared_ptr<const EndingReport> copy_for_journal(const EndingReport& report) noexcept {
+  try {
+    return journal().is_open() ? std::make_shared<const EndingReport>(report) : nullptr;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
 }
 
 Choice choose(const ServedTarget& served) {
@@ -132,7 +141,10 @@ void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   if (served.settings.collapse) report.collapsed_bytes = collapse_all(served);
   served.process.close();
   served.target.let_go_of_what_regions_hold();
+  const auto copy = copy_for_journal(report);
   served.life.finish(Stage::ended, std::move(report));
+  journal().write(
+      {.news = News::ended, .target = served.target.id(), .count = missing, .report = copy});
 }
 
 std::optional<bool> Ender::verify(const Target& target) {

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "engine/linux/message.hpp"
+#include "engine/serve/served/journal.hpp"
 
 namespace uffd {
 namespace {
@@ -56,7 +57,12 @@ class Application {
   }
   void operator()(const RemoveEvent& event) {
     counters_.add(Count::removes);
-    counters_.add(Count::poisoned, served_.target.removed({event.start, event.end - event.start}));
+    const Range range{event.start, event.end - event.start};
+    const uint64_t poisoned = served_.target.removed(range);
+    counters_.add(Count::poisoned, poisoned);
+    if (poisoned > 0) {
+      journal().write({News::poisoned, served_.target.id(), poisoned, range, Cause::removed});
+    }
   }
   void operator()(const UnmapEvent& event) {
     counters_.add(Count::unmaps);

@@ -56,12 +56,13 @@ Outcome Installer::install_dropped(const Region& region, uint64_t page) noexcept
   return Outcome::done;
 }
 
-Outcome Installer::poison(const Region& region, uint64_t first, uint64_t end) noexcept {
+Outcome Installer::poison(const Region& region, uint64_t first, uint64_t end,
+                          Cause cause) noexcept {
   Outcome worst = Outcome::done;
   const Residency& residency = target_.residency();
   for (first = residency.next_missing(first, end); first < end;) {
     const uint64_t run_end = residency.next_resident(first, end);
-    const Outcome outcome = poison_run(region, first, run_end);
+    const Outcome outcome = poison_run(region, first, run_end, cause);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
     first = residency.next_missing(run_end, end);
@@ -170,10 +171,11 @@ Outcome Installer::settle_page(const Region& region, uint64_t page, int error) n
     wake_settled(region, page);
     return Outcome::done;
   }
-  return poison_run(region, page, page + 1);
+  return poison_run(region, page, page + 1, Cause::unreadable);
 }
 
-Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end) noexcept {
+Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end,
+                              Cause cause) noexcept {
   Outcome worst = Outcome::done;
   while (first < end) {
     const Range range{region.address_of(first), (end - first) * region.page_size};
@@ -183,8 +185,10 @@ Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end
       counters_.add(Count::poisoned, pages);
       target_.add_poisoned({range.start, progress.bytes});
       target_.residency().mark(first, pages);
+      journal().write({News::poisoned, target_.id(), pages, {range.start, progress.bytes}, cause});
     } else if (judge(progress.error) == Verdict::refused) {
       counters_.add(Count::failed, end - first);
+      journal().write({News::stuck, target_.id(), end - first, range, cause});
       return Outcome::failed;
     } else {
       const Outcome outcome = settle_page(region, first, progress.error);

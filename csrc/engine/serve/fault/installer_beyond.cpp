@@ -22,14 +22,14 @@ Outcome Installer::poison_again(const Range& range) noexcept {
   return Outcome::done;
 }
 
-Outcome Installer::poison_dropped(uint64_t first, uint64_t end) noexcept {
+Outcome Installer::poison_dropped(uint64_t first, uint64_t end, Cause cause) noexcept {
   Outcome worst = Outcome::done;
   for (uint64_t page = first; page < end; ++page) {
     const Region* const region = target_.regions().find_page(page);
     if (!region || !region->image() || !region->late(page, page + 1)) continue;
     const Range range{region->address_of(page), region->page_size};
     if (target_.is_poisoned(range.start)) continue;
-    const Outcome outcome = install_at(range, false);
+    const Outcome outcome = install_at(range, cause);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
   }
@@ -59,26 +59,27 @@ Outcome Installer::install_stray(uint64_t address) noexcept {
     progress = put(page, zeros);
     if (progress.error != -EINVAL) break;
   }
-  return conclude(page, zeros, progress);
+  return conclude(page, zeros ? std::nullopt : std::optional(Cause::outside), progress);
 }
 
 Outcome Installer::install_alias(uint64_t address, uint64_t page, bool is_minor) noexcept {
   const Region* region = target_.regions().find_page(page);
   const uint64_t size = region ? region->page_size : sys::page_size();
   const Range there{address & ~(size - 1), size};
-  if (!region || target_.is_poisoned(region->address_of(page))) return install_at(there, false);
+  if (!region) return install_at(there, Cause::outside);
+  if (target_.is_poisoned(region->address_of(page))) return install_at(there, Cause::alias);
   if (is_minor) {
     const Progress progress = map_cached(*region, page, page + 1, there.start);
     return progress.error == 0 ? Outcome::done : settle_place(there, progress.error);
   }
-  if (target_.residency().resident(page)) return install_at(there, true);  // it was removed
+  if (target_.residency().resident(page)) return install_at(there, std::nullopt);  // it was removed
   const Outcome outcome = install(*region, page, page + 1);
   if (outcome == Outcome::done) target_.uffd().wake(there.start, there.length);
   return outcome;
 }
 
-Outcome Installer::install_at(const Range& page, bool zeros) noexcept {
-  return conclude(page, zeros, put(page, zeros));
+Outcome Installer::install_at(const Range& page, std::optional<Cause> poison) noexcept {
+  return conclude(page, poison, put(page, !poison));
 }
 
 // Installs zeros, or poison. Hugetlb memory does not admit ZEROPAGE.
@@ -88,10 +89,14 @@ Progress Installer::put(const Range& page, bool zeros) noexcept {
   return target_.uffd().copy(page.start, zeros_address(), page.length, 0);
 }
 
-Outcome Installer::conclude(const Range& page, bool zeros, const Progress& progress) noexcept {
+Outcome Installer::conclude(const Range& page, std::optional<Cause> poison,
+                            const Progress& progress) noexcept {
   if (progress.error != 0) return settle_place(page, progress.error);
-  counters_.add(zeros ? Count::blank : Count::poisoned);
-  if (!zeros) target_.add_poisoned(page);
+  counters_.add(poison ? Count::poisoned : Count::blank);
+  if (poison) {
+    target_.add_poisoned(page);
+    journal().write({News::poisoned, target_.id(), 1, page, *poison});
+  }
   return Outcome::done;
 }
 

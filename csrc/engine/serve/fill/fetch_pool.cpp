@@ -53,7 +53,8 @@ class FetchPool::State : public std::enable_shared_from_this<State> {
   void fetch();
   void serve(const FetchRequest& request, Staging& staging);
   std::span<const std::byte> read_in_time(const FetchRequest& request, Staging& staging);
-  void settle_in_time(const FetchRequest& request, const std::byte* bytes);
+  // Without bytes the pages are poisoned.
+  void settle_in_time(const FetchRequest& request, std::span<const std::byte> bytes);
   bool pause(Patience& patience);
   void watch_deadlines();
   void tell(std::unique_lock<std::mutex>& lock);
@@ -201,13 +202,12 @@ void FetchPool::State::tell(std::unique_lock<std::mutex>& lock) {
 
 void FetchPool::State::serve(const FetchRequest& request, Staging& staging) {
   const auto bytes = read_in_time(request, staging);
-  if (!bytes.empty() || request.end - request.first == 1)
-    return settle_in_time(request, bytes.empty() ? nullptr : bytes.data());
+  if (!bytes.empty() || request.end - request.first == 1) return settle_in_time(request, bytes);
   // Whatever failed, only the pages that fail alone are poisoned.
   for (uint64_t page = request.first; page < request.end; ++page) {
     const FetchRequest one = request.of_page(page);
     const auto its_bytes = read_in_time(one, staging);
-    settle_in_time(one, its_bytes.empty() ? nullptr : its_bytes.data());
+    settle_in_time(one, its_bytes);
   }
 }
 
@@ -226,8 +226,12 @@ std::span<const std::byte> FetchPool::State::read_in_time(const FetchRequest& re
   }
 }
 
-void FetchPool::State::settle_in_time(const FetchRequest& request, const std::byte* bytes) {
-  for (Patience patience; settle(request, bytes) == Outcome::again;) {
+void FetchPool::State::settle_in_time(const FetchRequest& request,
+                                      std::span<const std::byte> bytes) {
+  const auto once = [&] {
+    return bytes.empty() ? poison(request, Cause::unanswered) : settle(request, bytes.data());
+  };
+  for (Patience patience; once() == Outcome::again;) {
     if (!pause(patience)) return;
   }
 }
@@ -253,7 +257,7 @@ void FetchPool::State::watch_deadlines() {
     }
     while (const RequestPtr request = queue_.take_due(sys::monotonic_ns())) {
       lock.unlock();
-      const Outcome outcome = settle(*request, nullptr);
+      const Outcome outcome = poison(*request, Cause::late);
       lock.lock();
       const uint64_t then = sys::monotonic_ns();
       if (outcome == Outcome::again) {

@@ -5,7 +5,14 @@
 namespace uffd {
 namespace {
 
-Outcome settle_missing(const FetchRequest& request, const std::byte* bytes, Counters& counted) {
+// The bytes, or why there are none.
+struct Answer {
+  const std::byte* bytes = nullptr;
+  Cause cause = Cause::unanswered;
+};
+
+Outcome settle_missing(const FetchRequest& request, const Answer& answer, Counters& counted) {
+  const std::byte* const bytes = answer.bytes;
   ServedTarget& served = *request.served;
   const auto shared = served.installing();
   Target& target = served.target;
@@ -24,13 +31,13 @@ Outcome settle_missing(const FetchRequest& request, const std::byte* bytes, Coun
     const Outcome outcome =
         bytes ? installer.install(*region, first, end,
                                   bytes + (first - request.first) * request.page_size)
-              : installer.poison(*region, first, end);
+              : installer.poison(*region, first, end, answer.cause);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
     first = end;
   }
   if (!bytes) {
-    const Outcome outcome = installer.poison_dropped(request.first, request.end);
+    const Outcome outcome = installer.poison_dropped(request.first, request.end, answer.cause);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
   }
@@ -39,6 +46,20 @@ Outcome settle_missing(const FetchRequest& request, const std::byte* bytes, Coun
   target.uffd().wake(request.start, request.length());
   if (skipped || settled_to != request.end || !target.aliases().empty()) wake_all(target);
   return worst;
+}
+
+Outcome settle(const FetchRequest& request, const Answer& answer) {
+  ServedTarget& served = *request.served;
+  const Lease lease(served);
+  if (!lease) return Outcome::done;
+  Counters counted;
+  const Outcome outcome = settle_missing(request, answer, counted);
+  if (outcome != Outcome::again) counted.add(Count::fetches);
+  served.shared_counters.add(counted);
+  if (outcome == Outcome::again) return outcome;
+  if (outcome == Outcome::gone) served.tell_gone();
+  served.tell_if_complete();
+  return outcome;
 }
 
 }  // namespace
@@ -54,17 +75,11 @@ FetchRequest FetchRequest::of_page(uint64_t page) const {
 }
 
 Outcome settle(const FetchRequest& request, const std::byte* bytes) {
-  ServedTarget& served = *request.served;
-  const Lease lease(served);
-  if (!lease) return Outcome::done;
-  Counters counted;
-  const Outcome outcome = settle_missing(request, bytes, counted);
-  if (outcome != Outcome::again) counted.add(Count::fetches);
-  served.shared_counters.add(counted);
-  if (outcome == Outcome::again) return outcome;
-  if (outcome == Outcome::gone) served.tell_gone();
-  served.tell_if_complete();
-  return outcome;
+  return settle(request, Answer{.bytes = bytes});
+}
+
+Outcome poison(const FetchRequest& request, Cause cause) {
+  return settle(request, Answer{.cause = cause});
 }
 
 }  // namespace uffd

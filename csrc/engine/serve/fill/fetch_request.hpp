@@ -34,8 +34,9 @@ struct FetchRequest {
   FetchRequest of_page(uint64_t page) const;
 };
 
-// Installs the request's pages that are still missing, under a lease; poisons them where bytes is
-// nullptr. Outcome::again where some must be tried again.
+// Install the request's pages that are still missing, or poison them, under a lease.
+// Outcome::again where some must be tried again.
 Outcome settle(const FetchRequest& request, const std::byte* bytes);
+Outcome poison(const FetchRequest& request, Cause cause);
 
 }  // namespace uffd

@@ -76,6 +76,7 @@ Outcome FillJob::settle(const Chunk& chunk, Counters& counted) const {
   const auto shared = served_->installing();
   Target& target = served_->target;
   Installer installer(target, counted);
+  const Cause cause = served_->unserved ? Cause::unserved : Cause::asked;
   Outcome worst = Outcome::done;
   for (uint64_t first = chunk.first;
        (first = target.residency().next_missing(first, chunk.end)) < chunk.end;) {
@@ -83,7 +84,7 @@ Outcome FillJob::settle(const Chunk& chunk, Counters& counted) const {
     if (!region) return Outcome::failed;  // see Target::lose_track()
     const uint64_t end =
         target.residency().next_resident(first, std::min(chunk.end, region->end_page()));
-    const Outcome outcome = chunk.poisons ? installer.poison(*region, first, end)
+    const Outcome outcome = chunk.poisons ? installer.poison(*region, first, end, cause)
                                           : installer.install(*region, first, end);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "engine/linux/fdinfo.hpp"
+#include "engine/serve/served/journal.hpp"
 #include "engine/serve/served/statistics.hpp"
 
 namespace uffd::watchdog {
@@ -29,6 +30,7 @@ void check_sleepers(Charge& charge) {
   charge.unseen_sleepers = unseen_sleepers(charge);
   if (before == 0 || charge.unseen_sleepers == 0) return;
   served.handler_counters.add(Count::lost_wakes, charge.unseen_sleepers);
+  journal().write({News::lost_wakes, served.target.id(), charge.unseen_sleepers});
   charge.unseen_sleepers = 0;
   wake_all(served.target);
 }

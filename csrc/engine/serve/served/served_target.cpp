@@ -3,17 +3,13 @@
 #include <algorithm>
 #include <new>
 
+#include "engine/serve/served/journal.hpp"
 #include "engine/serve/served/mailbox.hpp"
 
 namespace uffd {
 namespace {
 
 constexpr size_t kEndedChildrenKept = 256;
-
-uint64_t next_id() noexcept {
-  static std::atomic<uint64_t> last{0};
-  return ++last;
-}
 
 std::shared_ptr<LocalMemory> local_memory_of(const ServedTarget& served) {
   const std::lock_guard lock(served.mutex);
@@ -35,11 +31,10 @@ void add_child(ServedTarget& parent, std::shared_ptr<ServedTarget> child) {
 }  // namespace
 
 ServedTarget::ServedTarget(RegionTable regions, pid_t pid, const TargetSettings& chosen)
-    : id(next_id()), settings(chosen), target(std::move(regions), pid) {}
+    : settings(chosen), target(std::move(regions), pid) {}
 
 ServedTarget::ServedTarget(OfFork, const ServedTarget& forker)
-    : id(next_id()),
-      settings(forker.settings),
+    : settings(forker.settings),
       target(forker.target, Userfaultfd()),
       living(true),
       mailbox(forker.mailbox),
@@ -71,6 +66,7 @@ std::shared_ptr<ServedTarget> bear(ServedTarget& parent, Userfaultfd& uffd, Book
   child->parent = parent.weak_from_this();
   add_child(parent, child);
   child->target.take(std::move(uffd));
+  journal().write({News::born, child->target.id(), parent.target.id()});
   return child;
 }
 

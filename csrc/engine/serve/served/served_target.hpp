@@ -64,7 +64,6 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   // Tells the handler that the target's address space is gone. Any thread.
   void tell_gone();
 
-  const uint64_t id;
   const TargetSettings settings;
 
   // What each turn of its handler looks at stands together.

@@ -1,0 +1,139 @@
+"""What an operator would want to know, as records of the logger "pyuffd".
+
+The engine's threads write it to a journal, which a thread of Python's reads. That thread is started by the first target
+that is added while somebody listens to the logger: where logging is not set up there is no such thread.
+"""
+
+import atexit
+import logging
+import os
+import threading
+from typing import NamedTuple
+
+from pyuffd import _core
+from pyuffd._ending_report import EndingReport, to_report
+
+logger = logging.getLogger("pyuffd")
+logger.addHandler(logging.NullHandler())
+
+# An entry waits so long for others that continue it.
+_JOIN_SECONDS = 0.1
+
+_CAUSES = {
+    "unreadable": "the source cannot be read there",
+    "unanswered": "the source failed, or gave too few bytes",
+    "late": "the source did not answer within its deadline",
+    "asked": "the target was closed with missing='poison'",
+    "unserved": "no descriptor was left to serve this fork child with (raise RLIMIT_NOFILE)",
+    "removed": "the target removed it from shared memory, and nothing tells what it reads as (see on_remove)",
+    "outside": "it was registered, and no region describes it (see beyond)",
+    "alias": "it is another place of a page that was poisoned",
+}
+
+
+class _Entry(NamedTuple):
+    """What stands in the journal; start and length in bytes."""
+
+    news: str
+    target: int
+    amount: int
+    start: int
+    length: int
+    cause: str
+    report: _core.EndingReport | None
+
+    def joined(self, later: "_Entry") -> "_Entry | None":
+        """Tell both as one, where pages next to one another were poisoned for the same cause."""
+        next_to_it = self._replace(amount=later.amount, start=self.start + self.length, length=later.length)
+        if self.news != "poisoned" or next_to_it != later:
+            return None
+        return self._replace(amount=self.amount + later.amount, length=self.length + later.length)
+
+
+class _Listener:
+    """The thread that reads the journal."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Start to read, if somebody listens."""
+        if self._thread is not None or not _is_heard():
+            return
+        _core.journal_open()
+        thread = threading.Thread(target=self._run, name="pyuffd-log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _core.journal_shut()
+            logger.warning("nothing more is told of targets: %s", error)
+            return
+        self._thread = thread
+
+    def end(self) -> None:
+        """Have what was written told, and end."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            _core.journal_shut()
+            thread.join()
+
+    def forget(self) -> None:
+        """In a fork child, which does not have the thread."""
+        self._thread = None
+
+    def _run(self) -> None:
+        held: _Entry | None = None
+        while (entry := _read(_JOIN_SECONDS if held else None)) or held:
+            if held and entry and (joined := held.joined(entry)):
+                held = joined
+                continue
+            if held:
+                self._tell(held)
+            held = None
+            if entry and entry.news == "poisoned":
+                held = entry
+            elif entry:
+                self._tell(entry)
+            if dropped := _core.journal_dropped():
+                logger.warning("%d messages came too fast to be told", dropped)
+
+    def _tell(self, entry: _Entry) -> None:
+        number, count = entry.target, entry.amount
+        pages = f"{count} {'page' if count == 1 else 'pages'}"
+        place = f"{pages} at {entry.start:#x}-{entry.start + entry.length:#x}"
+        if entry.news == "born":
+            logger.info("target %d: a fork child of target %d, served as its parent is", number, count)
+        elif entry.news == "ended":
+            self._tell_end(number, count, to_report(entry.report) if entry.report else None)
+        elif entry.news == "poisoned":
+            logger.warning("target %d: poisoned %s: %s", number, place, _CAUSES[entry.cause])
+        elif entry.news == "stuck":
+            logger.error("target %d: %s can be neither supplied nor poisoned: whoever touches it sleeps", number, place)
+        else:
+            logger.warning("target %d: %d threads slept though nobody was going to wake them: woken", number, count)
+
+    def _tell_end(self, number: int, missing: int, report: EndingReport | None) -> None:
+        level = logging.WARNING if missing or (report and report.poisoned) else logging.INFO
+        how = f" by {report.ending} ({report.reason}) in {report.seconds or 0:.6f} s" if report else ""
+        extra = {"report": report}
+        logger.log(level, "target %d: ended%s, %d pages missing", number, how, missing, extra=extra)
+
+
+def _read(seconds: float | None) -> _Entry | None:
+    entry = _core.journal_read(seconds)
+    return _Entry(*entry) if entry else None
+
+
+def _is_heard() -> bool:
+    """Whether some handler gets what this logger is told; its own NullHandler does not count."""
+    current: logging.Logger | None = logger
+    while current:
+        if any(not isinstance(handler, logging.NullHandler) for handler in current.handlers):
+            return logger.isEnabledFor(logging.ERROR)
+        current = current.parent if current.propagate else None
+    return False
+
+
+listener = _Listener()
+atexit.register(listener.end)  # before the targets' own hook is registered, so that it runs after that
+os.register_at_fork(after_in_child=listener.forget)
