@@ -16,7 +16,7 @@ _EARLY_CLOSE = {
 
 @dataclass(frozen=True)
 class LostWakes:
-    """How often UNREGISTER left a thread asleep (docs/unregister-lost-wake.md).
+    """How often UNREGISTER left a thread asleep (docs/explanation/unregister-lost-wake.md).
 
     Attributes:
         rounds: How many times memory was registered and unregistered under threads that read it.
@@ -29,7 +29,7 @@ class LostWakes:
 
 @dataclass(frozen=True)
 class Release:
-    """What the kernel does when a fault meets a released userfaultfd (docs/letting-go.md).
+    """What the kernel does when a fault meets a released userfaultfd (docs/explanation/letting-go.md).
 
     Attributes:
         generation: ``"sigbus"`` (before Linux 4.14), ``"nopage"`` (since commit 656710a60e36) or ``"retry"`` (since

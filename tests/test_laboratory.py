@@ -48,7 +48,7 @@ def test_what_has_no_statement_is_left_as_shipped() -> None:
 
 
 def test_the_report_shows_the_patches_that_were_run() -> None:
-    report = (ROOT / "docs/unregister-lost-wake.md").read_text()
+    report = (ROOT / "docs/explanation/unregister-lost-wake.md").read_text()
     shown = re.findall(r"```(?:diff)?\n(\[PATCH.*?|---.*?)```", report, re.DOTALL)
     patches = sorted((ROOT / "bench/kernels/patches").glob("*.patch"))
     run = [

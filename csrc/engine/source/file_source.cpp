@@ -22,7 +22,8 @@ constexpr uint64_t kAhead = 8 * 1024 * 1024;
 int open_file(const std::string& path, bool direct) {
   // Without O_NONBLOCK the open of a fifo waits for a writer.
   const int fd = sys::open(path.c_str(), O_RDONLY | O_NONBLOCK);
-  if (fd < 0) throw SystemError(-fd, "cannot open the source file '" + path + "'");
+  if (fd < 0)
+    throw SystemError(-fd, "cannot open the source file '" + path + "': " + errno_text(-fd));
   if (direct) ::fcntl(fd, F_SETFL, O_DIRECT);  // try_direct() sees whether it took effect
   return fd;
 }
