@@ -1,9 +1,13 @@
-"""Builds the extension modules with CMake; all metadata stands in pyproject.toml."""
+"""Builds the extension modules with CMake; all metadata but the readme stands in pyproject.toml."""
 
+import atexit
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pybind11
@@ -32,7 +36,27 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build)], check=True)
 
 
+def readme() -> str:
+    """Give README.md with absolute links: it is shown outside the repository, too."""
+    place = "https://github.com/pyuffd/pyuffd"
+    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"(!\[[^]]*\])\((?!https?:)", rf"\1({place}/raw/main/", text)
+    return re.sub(r"(?<=\])\((?!https?:|#)", f"({place}/blob/main/", text)
+
+
+def places() -> dict[str, dict[str, str]]:
+    """Tell where a build writes: not into the tree, but for an editable install, which goes on from its last build."""
+    if "editable_wheel" in sys.argv:
+        return {}
+    folder = tempfile.mkdtemp(prefix="pyuffd-build-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"build": {"build_base": folder}, "egg_info": {"egg_base": folder}}
+
+
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    options=places(),
     ext_modules=[Extension("pyuffd._core", []), Extension("pyuffd._workload", [])],
     cmdclass={"build_ext": CMakeBuild},
 )

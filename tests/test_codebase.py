@@ -2,18 +2,21 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import pyuffd
 from pyuffd import _core
 
 ROOT = Path(__file__).resolve().parent.parent
-SUFFIXES = {".py", ".pyi", ".cpp", ".hpp", ".toml", ".json", ".txt", ".md", ".sh", ".in", ""}
+SUFFIXES = {".py", ".pyi", ".cpp", ".hpp", ".toml", ".json", ".txt", ".md", ".sh", ".in", ".yml", ".yaml", ".cff", ""}
 GENERATED = {
     ".git",
     ".venv",
@@ -46,26 +49,38 @@ def tool(name: str) -> str:
     return found
 
 
-def check(*command: str) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def tracked() -> list[str]:
+    """Every file of the repository; nothing where this is no repository."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def hooks() -> list[dict[str, Any]]:
+    """The checks, which pre-commit runs, too."""
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    found: list[dict[str, Any]] = repository["hooks"]
+    return found
+
+
+@pytest.mark.parametrize("hook", hooks(), ids=lambda hook: hook["id"])
+def test_checks_before_each_commit(hook: dict[str, Any]) -> None:
+    name, *arguments = shlex.split(hook["entry"])
+    names = [str(path.relative_to(ROOT)) for path in files()]
+    given = [] if hook.get("pass_filenames") is False else [each for each in names if re.search(hook["files"], each)]
+    done = subprocess.run([tool(name), *arguments, *given], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_ruff() -> None:
-    check(tool("ruff"), "check", ".")
+TOP = {
+    "ARCHITECTURE.md", "CHANGELOG.md", "CITATION.cff", "CMakeLists.txt", "CMakePresets.json", "CONTRIBUTING.md",
+    "LICENSE", "MANIFEST.in", "README.md", "SECURITY.md", "pyproject.toml", "setup.py",
+    "bench", "csrc", "docs", "examples", "pyuffd", "tests",
+    ".ci", ".clang-format", ".github", ".gitignore", ".pre-commit-config.yaml",
+}  # fmt: skip
 
 
-def test_ruff_format() -> None:
-    check(tool("ruff"), "format", "--check", ".")
-
-
-def test_mypy() -> None:
-    check(tool("mypy"))
-
-
-def test_clang_format() -> None:
-    sources = [str(path) for path in files() if path.suffix in (".cpp", ".hpp")]
-    check(tool("clang-format"), "--dry-run", "--Werror", *sources)
+def test_nothing_lies_at_the_top_without_a_reason() -> None:
+    assert {name.split("/")[0] for name in tracked()} <= TOP
 
 
 @pytest.mark.parametrize(("required", "failed"), [("0", 0), ("1", 1)])

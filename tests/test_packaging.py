@@ -1,11 +1,13 @@
 """Every way to build and install works from a clean tree, with build isolation."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,14 +49,28 @@ def make_venv(path: Path) -> Path:
     return path / "bin" / "python"
 
 
+def files_of(tree: Path) -> set[Path]:
+    return {path.relative_to(tree) for path in tree.rglob("*")}
+
+
+MOST_MEGABYTES = 10
+
+
 def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
     dist = tmp_path / "dist"
+    before = files_of(tree)
     # Makes the sdist, then the wheel from that sdist.
     run(sys.executable, "-m", "build", "--outdir", dist, cwd=tree)
-    with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
+    assert files_of(tree) == before  # a build leaves nothing behind
+    source = next(dist.glob("*.tar.gz"))
+    assert source.stat().st_size < MOST_MEGABYTES << 20
+    with tarfile.open(source) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
     assert {"csrc/engine/serve/handler/handler.cpp", "bench/run", "tests/run", "CMakeLists.txt", "LICENSE"} <= names
+    assert {"docs/conf.py", "docs/tutorial.md", "examples/lazy_array.py", ".ci/build_wheels.py", "SECURITY.md"} <= names
     assert not [name for name in names if name.endswith(".so")]
+    run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir(), cwd=tmp_path)
+    check_readme(next(dist.glob("*.whl")))
 
     python = make_venv(tmp_path / "venv")
     run(python, "-m", "pip", "install", "-q", next(dist.glob("*.whl")), cwd=tmp_path)
@@ -65,6 +81,20 @@ def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
         assert name in listed
     assert "release generation" in run(python, "-c", "import pyuffd; print(pyuffd.probe())", cwd=tmp_path)
     bench_of_wheel(python, next(dist.glob("*.whl")), tmp_path)
+
+
+def check_readme(wheel: Path) -> None:
+    """The readme is shown outside the repository, where a relative link leads nowhere."""
+    with zipfile.ZipFile(wheel) as contents:
+        (name,) = (name for name in contents.namelist() if name.endswith("METADATA"))
+        text = contents.read(name).decode()
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert len(links) > 20
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert re.search(r"!\[[^]]*\]\(https://github\.com/\S+/raw/main/docs/results/figures/ending\.svg\)", text)
+    assert {"Homepage", "Documentation", "Source", "Issues", "Changelog"} == set(
+        re.findall(r"^Project-URL: (\w+)", text, re.MULTILINE)
+    )
 
 
 def bench_of_wheel(python: Path, wheel: Path, folder: Path) -> None:
@@ -85,8 +115,10 @@ def test_install_twice(tree: Path, tmp_path: Path) -> None:
     That `pip install -e .` works is how these tests come to run.
     """
     python = make_venv(tmp_path / "venv")
+    before = files_of(tree)
     for _ in range(2):
         run(python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", ".", cwd=tree)
+    assert files_of(tree) == before
     run(python, "-m", "pip", "install", "-q", "numpy", "tqdm", cwd=tree)
     assert str(tmp_path) in run(python, "-c", "import pyuffd; print(pyuffd.__file__)", cwd=tmp_path)
 

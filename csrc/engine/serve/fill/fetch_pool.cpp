@@ -22,8 +22,10 @@ std::span<const std::byte> read(const FetchRequest& request, std::span<std::byte
   try {
     request.source->read(request.offset, room);
     return room;
+#ifdef __GLIBCXX__  // with libc++ no handler catches the end of a thread
   } catch (const abi::__forced_unwind&) {
     throw;  // an interpreter that ends has this thread end here
+#endif
   } catch (...) {
     return {};  // the source's function reports its own errors
   }
