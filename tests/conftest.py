@@ -15,11 +15,11 @@ import pyuffd
 from pyuffd import _core
 
 if TYPE_CHECKING:
-    from kinds import Area, Kind
-    from puppet import Puppet
+    from support.kinds import Area, Kind
+    from support.puppet import Puppet
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS))  # for faulting.py: import-mode=importlib adds nothing
+sys.path.insert(0, str(TESTS))  # for support: import-mode=importlib adds nothing
 
 # A test that hangs may hold the GIL, so that no Python code can end it.
 _HUNG_AFTER = 90.0
@@ -138,7 +138,7 @@ def huge_pages() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def first_puppet() -> Iterator["Puppet"]:
     """The process that all others are forked from, which is faster than to start them."""
-    from puppet import Puppet
+    from support.puppet import Puppet
 
     with Puppet.start() as first:
         yield first
@@ -156,7 +156,7 @@ def puppet(first_puppet: "Puppet") -> Iterator["Puppet"]:
 @pytest.fixture
 def map_kind(request: pytest.FixtureRequest) -> "Callable[[Kind], Area]":
     """Map memory of a kind in the puppet."""
-    from kinds import Area, Kind
+    from support.kinds import Area, Kind
 
     def map_(kind: Kind) -> Area:
         if kind.huge:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed, no_descriptor_leaks, run_child
+from support.child import become_nobody, run_child, tell
+from support.memory import PAGE, Managed
+from support.state import no_descriptor_leaks
 
 import pyuffd
 from pyuffd import Feature, _core, _workload
@@ -247,6 +249,30 @@ def test_a_userfaultfd_is_served_once(uffd: pyuffd.Userfaultfd) -> None:
         pyuffd.serve(closed, [memory.region()])
 
 
+def no_permission_names_the_device_and_the_sysctl_child() -> None:
+    become_nobody()
+    try:
+        pyuffd.Userfaultfd(user_mode_only=False)
+    except pyuffd.UnsupportedError as error:
+        tell([isinstance(error, OSError), error.errno, str(error)])
+    found = pyuffd.probe()
+    tell([found.usable, found.full, found.advice])
+    memory = Managed(pages=4)
+    with pyuffd.Userfaultfd() as uffd:
+        tell(uffd.user_mode_only)
+    uffd = pyuffd.Userfaultfd()
+    with pyuffd.serve(uffd, [memory.region()], fault_around=1) as target:
+        tell(memory.touch(0, 2).wrong_pages)
+        try:
+            os.write(1, memory.mapping.array[3 * PAGE :].data)  # a kernel access to a missing page
+        except OSError as error:
+            tell(error.errno)
+        target.close("fill")
+    tell(memory.states().count("right"))
+    array = pyuffd.lazy_array(pyuffd.MemorySource(memory.data), "u1", len(memory.data))
+    tell(array.tobytes() == memory.data)
+
+
 @pytest.mark.requires_root
 def test_no_permission_names_the_device_and_the_sysctl() -> None:
     """An unprivileged user: the default of Debian and Ubuntu is vm.unprivileged_userfaultfd=0."""
@@ -255,30 +281,7 @@ def test_no_permission_names_the_device_and_the_sysctl() -> None:
         or Path("/dev/userfaultfd").stat().st_mode & 6
     ):
         pytest.skip("every user may open a full userfaultfd here")
-    code = """
-become_nobody()
-try:
-    pyuffd.Userfaultfd(user_mode_only=False)
-except pyuffd.UnsupportedError as error:
-    tell([isinstance(error, OSError), error.errno, str(error)])
-found = pyuffd.probe()
-tell([found.usable, found.full, found.advice])
-memory = Managed(pages=4)
-with pyuffd.Userfaultfd() as uffd:
-    tell(uffd.user_mode_only)
-uffd = pyuffd.Userfaultfd()
-with pyuffd.serve(uffd, [memory.region()], fault_around=1) as target:
-    tell(memory.touch(0, 2).wrong_pages)
-    try:
-        os.write(1, memory.mapping.array[3 * PAGE :])  # a kernel access to a missing page
-    except OSError as error:
-        tell(error.errno)
-    report = target.close("fill")
-tell(memory.states().count("right"))
-array = pyuffd.lazy_array(pyuffd.MemorySource(memory.data), "u1", len(memory.data))
-tell(array.tobytes() == memory.data)
-"""
-    refusal, probe, best, wrong, kernel, right, lazy = run_child(code)
+    refusal, probe, best, wrong, kernel, right, lazy = run_child(no_permission_names_the_device_and_the_sysctl_child)
     is_os_error, number, text = refusal
     assert is_os_error
     assert number == errno.EPERM
@@ -289,16 +292,17 @@ tell(array.tobytes() == memory.data)
     assert (best, wrong, kernel, right, lazy) == (True, 0, errno.EFAULT, 4, True)
 
 
+def fork_events_need_a_capability_child() -> None:
+    become_nobody()
+    try:
+        pyuffd.Userfaultfd(pyuffd.Feature.EVENT_FORK, user_mode_only=True)
+    except pyuffd.UnsupportedError as error:
+        tell([error.errno, str(error)])
+
+
 @pytest.mark.requires_root
 def test_fork_events_need_a_capability() -> None:
-    code = """
-become_nobody()
-try:
-    pyuffd.Userfaultfd(pyuffd.Feature.EVENT_FORK, user_mode_only=True)
-except pyuffd.UnsupportedError as error:
-    tell([error.errno, str(error)])
-"""
-    number, text = run_child(code)
+    number, text = run_child(fork_events_need_a_capability_child)
     assert number == errno.EPERM
     assert "EVENT_FORK needs CAP_SYS_PTRACE" in text
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_results import write_headline
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from support.raw_results import write_headline
 
 from bench.report.write import write
 

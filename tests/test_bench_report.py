@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyperf
 import pytest
-from raw_results import QUIET, Values, write_case, write_headline
+from support.raw_results import QUIET, Values, write_case, write_headline
 
 from bench import arms
 from bench.harness.records import RecordError, Records

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from faulting import until
-from kinds import ANONYMOUS, Area, Kind, of_kinds
+from support.kinds import ANONYMOUS, Area, Kind, of_kinds
+from support.state import until
 
 import pyuffd
 

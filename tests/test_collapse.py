@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from faulting import PAGE, Child, Managed, huge_bytes
+from support.child import Child, become_nobody, hear, tell
+from support.memory import PAGE, Managed, huge_bytes
 
 import pyuffd
 
@@ -53,31 +54,31 @@ def test_ranges_too_short_are_not_collapsed() -> None:
     assert memory.states() == ["right"] * 10
 
 
-TARGET = """
-sock = socket.socket(fileno=int(sys.argv[1]))
-memory = Managed(pages=int(sys.argv[2]))
-pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
-tell(memory.start)
-hear()
-memory.touch()
-"""
-MANAGER = """
-become_nobody()
-sock = socket.socket(fileno=int(sys.argv[1]))
-got = pyuffd.handoff.receive(sock, pyuffd.ZeroSource())
-try:
-    pyuffd.serve(got.uffd, got.regions, pid=got.pid, collapse=True)
-except pyuffd.UnsupportedError as error:
-    tell(str(error))
-pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("zero")
-"""
+def hand_over(fd: int, pages: int) -> None:
+    memory = Managed(pages=pages)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
+    tell(memory.start)
+    hear()
+    memory.touch()
+
+
+def serve_as_nobody(fd: int) -> None:
+    become_nobody()
+    with socket.socket(fileno=fd) as sock:
+        got = pyuffd.handoff.receive(sock, pyuffd.ZeroSource())
+    try:
+        pyuffd.serve(got.uffd, got.regions, pid=got.pid, collapse=True)
+    except pyuffd.UnsupportedError as error:
+        tell(str(error))
+    pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("zero")
 
 
 @pytest.mark.requires_full_userfaultfd
 def test_another_process() -> None:
     ours, theirs = socket.socketpair()
     image = Managed(pages=6 * HUGE // PAGE)
-    with ours, theirs, Child(TARGET, theirs.fileno(), image.pages, sockets=[theirs]) as child:
+    with ours, theirs, Child(hand_over, theirs.fileno(), image.pages, sockets=[theirs]) as child:
         got = pyuffd.handoff.receive(ours, image.source)
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid, collapse=True) as target:
             target.fill()
@@ -93,7 +94,7 @@ def test_another_process() -> None:
 def test_another_process_takes_a_capability() -> None:
     ours, theirs = socket.socketpair()
     memory = Managed(pages=4)
-    with ours, theirs, Child(MANAGER, theirs.fileno(), sockets=[theirs]) as manager:
+    with ours, theirs, Child(serve_as_nobody, theirs.fileno(), sockets=[theirs]) as manager:
         pyuffd.handoff.send(ours, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
         assert "CAP_SYS_NICE" in manager.hear()
         manager.finish()

@@ -4,12 +4,14 @@ import ctypes
 import mmap
 import os
 import socket
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Child, Managed, huge_bytes, random_bytes
+from support.child import Child, tell
+from support.memory import PAGE, Managed, huge_bytes, random_bytes
 
 import pyuffd
 from pyuffd import _core
@@ -96,19 +98,17 @@ def test_other_memory_falls_back_to_copies(path: Path, data: bytes) -> None:
     assert mapping.array.tobytes() == data[: 3 * HUGE]
 
 
+def another_process_child(fd: int, length: int) -> None:
+    sock = socket.socket(fileno=fd)
+    mapping = pyuffd.Mapping(length)
+    pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(mapping.address, mapping.length, 0, PAGE)])
+    tell(zlib.crc32(mapping.array.data))
+
+
 @pytest.mark.requires_full_userfaultfd
 def test_another_process(path: Path, data: bytes) -> None:
-    import zlib
-
-    code = """
-import zlib
-sock = socket.socket(fileno=int(sys.argv[1]))
-mapping = pyuffd.Mapping(int(sys.argv[2]))
-pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(mapping.address, mapping.length, 0, PAGE)])
-tell(zlib.crc32(mapping.array))
-"""
     ours, theirs = socket.socketpair()
-    with ours, theirs, Child(code, theirs.fileno(), 3 * HUGE, sockets=[theirs]) as child:
+    with ours, theirs, Child(another_process_child, theirs.fileno(), 3 * HUGE, sockets=[theirs]) as child:
         got = pyuffd.handoff.receive(ours, pyuffd.FileSource(path, direct=True))
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
             target.fill()

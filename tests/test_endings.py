@@ -2,16 +2,24 @@
 
 import contextlib
 import ctypes
+import faulthandler
+import gc
 import mmap
 import os
+import signal
 import socket
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-from faulting import PAGE, SLOW_SOURCE, Child, Managed, readable, run_child, sleepers, until
+from support.child import Child, become_nobody, hear, run_child, tell
+from support.memory import PAGE, Managed, random_bytes, readable
+from support.slow_source import SlowSource, main_thread_is_in
+from support.state import sleepers, until
 
 import pyuffd
 
@@ -71,48 +79,54 @@ def test_missing_pages(ending: Any, missing: Any) -> None:
         assert memory.states()[8:] == [expected] * 12
 
 
+def touching_a_poisoned_page_is_sigbus_after_the_ending_too_child() -> None:
+    memory = Managed(pages=4)
+    target = memory.serve(fault_around=1)
+    memory.touch(0, 1)
+    report = target.close("poison")
+    assert report.verified, report
+    assert report.ending in ("early-close", "unregister")
+    tell(memory.state(0))
+    faulthandler.disable()
+    memory.mapping.array[2 * PAGE]
+    tell("survived")
+
+
 @pytest.mark.requires_poison
 def test_touching_a_poisoned_page_is_sigbus_after_the_ending_too() -> None:
-    code = """
-memory = Managed(pages=4)
-target = memory.serve(fault_around=1)
-memory.touch(0, 1)
-report = target.close("poison")
-assert report.verified and report.ending in ("early-close", "unregister"), report
-tell(memory.state(0))
-faulthandler.disable()
-memory.mapping.array[2 * PAGE]
-tell("survived")
-"""
-    assert run_child(code, expected=-7) == "right"
+    assert run_child(touching_a_poisoned_page_is_sigbus_after_the_ending_too_child, expected=-7) == "right"
+
+
+def close_beside_waiting(missing: pyuffd.Missing, ending: pyuffd.Ending) -> None:
+    slow = SlowSource()
+    memory, source = slow.memory, slow.source
+    uffd = pyuffd.Userfaultfd()
+    fd = uffd.fileno()
+    target = pyuffd.serve(uffd, [memory.region(source=source)], ending=ending, fault_around=1)
+    toucher = memory.toucher(0, 8, threads=4, verified=False)
+    until(lambda: sleepers(fd) == 4 and slow.waiting() == 1)  # the handler itself waits for its source
+
+    def let_go() -> None:
+        until(lambda: main_thread_is_in("close"))
+        if missing == "zero":
+            slow.open_gate()
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    faulthandler.disable()
+    report = target.close(missing)
+    thread.join()
+    toucher.join()
+    tell([report.verified, report.missing_pages >= 2, set(memory.states()) <= {"zero", "right"}])
 
 
 @pytest.mark.parametrize("ending", ["early-close", "unregister"])
 @pytest.mark.parametrize("missing", ["zero", pytest.param("poison", marks=pytest.mark.requires_poison)])
 def test_close_while_threads_wait(missing: str, ending: str) -> None:
-    code = """
-missing, ending = sys.argv[1:]
-uffd = pyuffd.Userfaultfd()
-fd = uffd.fileno()
-target = pyuffd.serve(uffd, [memory.region(source=source)], ending=ending, fault_around=1)
-toucher = memory.toucher(0, 8, threads=4, verified=False)
-until(lambda: sleepers(fd) == 4 and gate.waiting()[1] == 1)  # the handler itself waits for its source
-def let_go():
-    until(lambda: main_is_in("close"))
     if missing == "zero":
-        open_gate()
-thread = threading.Thread(target=let_go)
-thread.start()
-faulthandler.disable()
-report = target.close(missing)
-thread.join()
-toucher.join()
-tell([report.verified, report.missing_pages >= 2, set(memory.states()) <= {"zero", "right"}])
-"""
-    if missing == "zero":
-        assert run_child(SLOW_SOURCE + code, missing, ending) == [True, True, True]
+        assert run_child(close_beside_waiting, missing, ending) == [True, True, True]
     else:
-        run_child(SLOW_SOURCE + code, missing, ending, expected=-7)  # they get SIGBUS
+        run_child(close_beside_waiting, missing, ending, expected=-7)  # they get SIGBUS
 
 
 def test_another_descriptor_keeps_it_alive_and_the_report_says_so() -> None:
@@ -141,26 +155,26 @@ def test_auto_chooses_the_early_close_where_it_is_safe() -> None:
     assert report.ending == ("early-close" if found.release_generation == "retry" else "unregister")
 
 
-TARGET = """
-memory = Managed(pages=4)
-uffd = pyuffd.Userfaultfd(user_mode_only=None)
-holder = os.dup(uffd.fileno())
-if sys.argv[2] == "held" and os.fork() == 0:
-    sys.stdin.read()  # until the parent is gone
-    os._exit(0)
-os.close(holder)
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)], register=sys.argv[2] != "unregistered")
-tell(memory.start)
-hear()
-tell(memory.states())
-"""
+def hand_over(fd: int, how: str) -> None:
+    memory = Managed(pages=4)
+    uffd = pyuffd.Userfaultfd(user_mode_only=None)
+    holder = os.dup(uffd.fileno())
+    if how == "held" and os.fork() == 0:
+        sys.stdin.read()  # until the parent is gone
+        os._exit(0)
+    os.close(holder)
+    with socket.socket(fileno=fd) as sock:
+        region = (memory.start, memory.length, 0, PAGE)
+        pyuffd.handoff.send(sock, uffd, [region], register=how != "unregistered")
+    tell(memory.start)
+    hear()
+    tell(memory.states())
 
 
 @contextlib.contextmanager
 def handed_over(how: str) -> Iterator[tuple[Child, pyuffd.handoff.Handoff]]:
     ours, theirs = socket.socketpair()
-    with ours, theirs, Child(TARGET, theirs.fileno(), how, sockets=[theirs]) as child:
+    with ours, theirs, Child(hand_over, theirs.fileno(), how, sockets=[theirs]) as child:
         yield child, pyuffd.handoff.receive(ours, pyuffd.MemorySource(Managed(pages=4).data))
 
 
@@ -197,20 +211,25 @@ def test_a_userfaultfd_from_elsewhere_needs_the_pid() -> None:
         assert pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill").verified
 
 
+def auto_unregisters_where_descriptors_may_not_be_compared_child(fd: int) -> None:
+    with socket.socket(fileno=fd) as sock:
+        become_nobody()
+        got = pyuffd.handoff.receive(sock, pyuffd.MemorySource(random_bytes(10 * PAGE)))
+    with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
+        report = target.close("fill")
+    tell([report.ending, report.reason, report.verified, report.missing_pages])
+
+
 @pytest.mark.requires_root
 def test_auto_unregisters_where_descriptors_may_not_be_compared() -> None:
     """A manager of another user: it may look neither at the target's descriptors nor at its smaps."""
-    manager = """
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    become_nobody()
-    got = pyuffd.handoff.receive(sock, pyuffd.MemorySource(random_bytes(10 * PAGE)))
-with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
-    report = target.close("fill")
-tell([report.ending, report.reason, report.verified, report.missing_pages])
-"""
     memory = Managed(pages=10)
     ours, theirs = socket.socketpair()
-    with ours, theirs, Child(manager, theirs.fileno(), sockets=[theirs]) as child:
+    with (
+        ours,
+        theirs,
+        Child(auto_unregisters_where_descriptors_may_not_be_compared_child, theirs.fileno(), sockets=[theirs]) as child,
+    ):
         pyuffd.handoff.send(ours, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
         ending, reason, verified, missing_pages = child.hear()
         child.finish()
@@ -362,20 +381,25 @@ def test_a_target_that_is_collected_unclosed_warns_and_fills() -> None:
     assert memory.states() == ["right"] * 10
 
 
+def a_target_in_a_cycle_warns_and_fills_too_child() -> None:
+    class Node:
+        pass
+
+    memory = Managed(pages=10)
+
+    def leave() -> None:
+        node: Any = Node()
+        node.itself, node.target = node, memory.serve()
+
+    leave()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gc.collect()
+    tell([[str(warning.category.__name__) for warning in caught], memory.states().count("right")])
+
+
 def test_a_target_in_a_cycle_warns_and_fills_too() -> None:
-    code = """
-class Node: pass
-memory = Managed(pages=10)
-def leave():
-    node = Node()
-    node.itself, node.target = node, memory.serve()
-leave()
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    gc.collect()
-tell([[str(warning.category.__name__) for warning in caught], memory.states().count("right")])
-"""
-    assert run_child(code) == [["ResourceWarning"], 10]
+    assert run_child(a_target_in_a_cycle_warns_and_fills_too_child) == [["ResourceWarning"], 10]
 
 
 def test_a_target_that_had_ended_is_collected_in_silence() -> None:
@@ -414,60 +438,70 @@ def test_memory_that_is_unmapped_while_it_is_served() -> None:
     assert target.stats().enoent > 0
 
 
+def interrupted_wait_serves_on_child() -> None:
+    memory = Managed(pages=10)
+    target = memory.serve(fault_around=1)
+
+    def interrupt() -> None:
+        until(lambda: main_thread_is_in("wait"))
+        memory.touch(0, 1)  # served meanwhile
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        target.wait(progress=False)
+    except KeyboardInterrupt:
+        tell("interrupted")
+    thread.join()
+    assert not target.ended
+    memory.touch(5, 1)  # served on
+    target.close("fill")
+    tell(memory.states().count("right"))
+
+
 def test_interrupted_wait_serves_on() -> None:
-    code = """
-target = memory.serve(fault_around=1)
-def interrupt():
-    until(lambda: main_is_in("wait"))
-    memory.touch(0, 1)  # served meanwhile
-    os.kill(os.getpid(), signal.SIGINT)
-thread = threading.Thread(target=interrupt)
-thread.start()
-try:
-    target.wait(progress=False)
-except KeyboardInterrupt:
-    tell("interrupted")
-thread.join()
-assert not target.ended
-memory.touch(5, 1)  # served on
-target.close("fill")
-tell(memory.states().count("right"))
-"""
-    assert run_child(SLOW_SOURCE + code) == ["interrupted", 10]
+    assert run_child(interrupted_wait_serves_on_child) == ["interrupted", 10]
+
+
+def interrupted_close_fills_on_child() -> None:
+    slow = SlowSource()
+    memory, source = slow.memory, slow.source
+    target = pyuffd.serve(pyuffd.Userfaultfd(), [memory.region(source=source)])
+
+    def interrupt() -> None:
+        until(lambda: slow.waiting() == 1 and main_thread_is_in("close"))  # the filler waits for the source
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        target.close("fill")
+    except KeyboardInterrupt:
+        tell("interrupted")
+    thread.join()
+    assert not target.ended
+    slow.open_gate()
+    report = target.close("fill")
+    tell([report.missing_pages, memory.mapping.array.tobytes() == slow.data()])
 
 
 def test_interrupted_close_fills_on() -> None:
-    code = """
-target = pyuffd.serve(pyuffd.Userfaultfd(), [memory.region(source=source)])
-def interrupt():
-    until(lambda: gate.waiting()[1] == 1 and main_is_in("close"))  # the filler waits for the source
-    os.kill(os.getpid(), signal.SIGINT)
-thread = threading.Thread(target=interrupt)
-thread.start()
-try:
-    target.close("fill")
-except KeyboardInterrupt:
-    tell("interrupted")
-thread.join()
-assert not target.ended
-open_gate()
-report = target.close("fill")
-tell([report.missing_pages, memory.mapping.array.tobytes() == slow.data])
-"""
-    assert run_child(SLOW_SOURCE + code) == ["interrupted", [0, True]]
+    assert run_child(interrupted_close_fills_on_child) == ["interrupted", [0, True]]
+
+
+def a_process_that_died_is_gone_child(fd: int) -> None:
+    memory = Managed(pages=64)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
+    hear()
 
 
 @pytest.mark.parametrize("missing", ["fill", "poison", "zero"])
 @pytest.mark.requires_poison
 def test_a_process_that_died_is_gone(missing: Any) -> None:
-    code = """
-memory = Managed(pages=64)
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
-hear()
-"""
     ours, theirs = socket.socketpair()
-    with ours, theirs, Child(code, theirs.fileno(), sockets=[theirs]) as child:
+    with ours, theirs, Child(a_process_that_died_is_gone_child, theirs.fileno(), sockets=[theirs]) as child:
         twin = Managed(pages=64)
         got = pyuffd.handoff.receive(ours, twin.source)
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
@@ -482,19 +516,19 @@ hear()
             assert report.verified is None
 
 
-DOOMED = """
-memory = Managed(pages=64)
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, pyuffd.Userfaultfd(user_mode_only=None), [(memory.start, memory.length, 0, PAGE)])
-tell("handed over")
-how = hear()
-memory.touch(3, 1)
-if how == "exit":
-    os._exit(0)
-if how == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-os.execv("/bin/cat", ["cat"])
-"""
+def die(fd: int) -> None:
+    memory = Managed(pages=64)
+    with socket.socket(fileno=fd) as sock:
+        uffd = pyuffd.Userfaultfd(user_mode_only=None)
+        pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)])
+    tell("handed over")
+    how = hear()
+    memory.touch(3, 1)
+    if how == "exit":
+        os._exit(0)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.execv("/bin/cat", ["cat"])
 
 
 @pytest.mark.parametrize("ending", ["auto", "keep-open"])
@@ -504,7 +538,7 @@ def test_a_target_that_dies_ends_by_itself(how: str, ending: Any) -> None:
     other = Managed(pages=8)
     data = Managed(pages=64).data
     ours, theirs = socket.socketpair()
-    with pyuffd.Manager(handlers=1) as manager, ours, theirs, Child(DOOMED, theirs.fileno(), sockets=[theirs]) as child:
+    with pyuffd.Manager(handlers=1) as manager, ours, theirs, Child(die, theirs.fileno(), sockets=[theirs]) as child:
         got = pyuffd.handoff.receive(ours, pyuffd.MemorySource(data))
         kept = manager.add(pyuffd.Userfaultfd(user_mode_only=None), [other.region()])
         target = manager.add(got.uffd, got.regions, pid=got.pid, ending=ending, fault_around=1)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kinds import ANONYMOUS, KINDS, Area, Kind, of_kinds
-from puppet import GoneError, Puppet
+from support.kinds import ANONYMOUS, KINDS, Area, Kind, of_kinds
+from support.puppet import GoneError, Puppet
 
 import pyuffd
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faulting import LIMIT, until
+from support.state import LIMIT, until
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import faulthandler
 import json
 import os
 import socket
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulting import PAGE, Child, Managed, no_descriptor_leaks, run_child, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.child import Child, hear, run_child, tell
+from support.memory import PAGE, Managed
+from support.state import no_descriptor_leaks, until
 
 import pyuffd
 from pyuffd import handoff
@@ -53,24 +56,26 @@ def refusal(pair: tuple[socket.socket, socket.socket], text: bytes, fds: list[in
         raise AssertionError("it was accepted")
 
 
-SENDER = """
-memory = Managed(pages=int(sys.argv[2]))
-half = memory.length // 2
-uffd = pyuffd.Userfaultfd(user_mode_only=True)
-regions = [(memory.start, half, 0, PAGE), (memory.start + half, half, half, PAGE)]
-"""
+def sender(pages: int) -> tuple[Managed, pyuffd.Userfaultfd, list[tuple[int, int, int, int]]]:
+    """Memory, a userfaultfd, and the two halves of the memory as regions."""
+    memory = Managed(pages=pages)
+    half = memory.length // 2
+    regions = [(memory.start, half, 0, PAGE), (memory.start + half, half, half, PAGE)]
+    return memory, pyuffd.Userfaultfd(user_mode_only=True), regions
+
+
+def round_trip_of_two_regions_child(fd: int, pages: int) -> None:
+    memory, uffd, regions = sender(pages)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, uffd, regions)
+        assert uffd.closed
+    tell(memory.touch(order="random").wrong_pages)
+    tell([memory.start, memory.length])
 
 
 def test_round_trip_of_two_regions(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    code = """
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, uffd, regions)
-    assert uffd.closed
-tell(memory.touch(order="random").wrong_pages)
-tell([memory.start, memory.length])
-"""
-    with Child(SENDER + code, theirs.fileno(), 40, sockets=[theirs]) as child:
+    with Child(round_trip_of_two_regions_child, theirs.fileno(), 40, sockets=[theirs]) as child:
         twin = Managed(pages=40)
         got = handoff.receive(ours, twin.source)
         assert got.pid == child.pid
@@ -92,16 +97,20 @@ tell([memory.start, memory.length])
     assert report.ending in ("early-close", "unregister")
 
 
+def a_sender_that_keeps_its_descriptor_gets_no_early_close_child(fd: int, pages: int) -> None:
+    memory, uffd, regions = sender(pages)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, uffd, regions, keep=True)
+    assert not uffd.closed
+    hear()
+    tell(memory.states().count("right"))
+
+
 def test_a_sender_that_keeps_its_descriptor_gets_no_early_close(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    code = """
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, uffd, regions, keep=True)
-assert not uffd.closed
-hear()
-tell(memory.states().count("right"))
-"""
-    with Child(SENDER + code, theirs.fileno(), 10, sockets=[theirs]) as child:
+    with Child(
+        a_sender_that_keeps_its_descriptor_gets_no_early_close_child, theirs.fileno(), 10, sockets=[theirs]
+    ) as child:
         got = handoff.receive(ours, Managed(pages=10).source)
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
             report = target.close("fill")
@@ -112,23 +121,28 @@ tell(memory.states().count("right"))
         child.finish()
 
 
+def firecracker_child(path: str, pages: int) -> None:
+    memory, uffd, regions = sender(pages)
+    import array
+
+    text = json.dumps(
+        [{"base_host_virt_addr": s, "size": n, "offset": o, "page_size_kib": p} for s, n, o, p in regions]
+    )
+    for start, length, _, _ in regions:
+        uffd.register(start, length)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        sock.sendmsg([text.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [uffd.fileno()]))])
+        tell(memory.touch().wrong_pages)
+
+
 def test_firecracker(tmp_path: Path) -> None:
     """It connects to a listening socket, sends page_size_kib, no credentials, and keeps its descriptor."""
-    code = """
-import array
-text = json.dumps([{"base_host_virt_addr": s, "size": n, "offset": o, "page_size_kib": p} for s, n, o, p in regions])
-for start, length, _, _ in regions:
-    uffd.register(start, length)
-with socket.socket(socket.AF_UNIX) as sock:
-    sock.connect(sys.argv[1])
-    sock.sendmsg([text.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [uffd.fileno()]))])
-    tell(memory.touch().wrong_pages)
-"""
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        with Child(SENDER + code, path, 20) as child:
+        with Child(firecracker_child, path, 20) as child:
             sock, _ = listener.accept()
             with sock:
                 got = handoff.receive(sock, Managed(pages=20).source)
@@ -309,19 +323,23 @@ def test_send_refuses_what_cannot_be_registered_and_keeps_the_userfaultfd(
         handoff.send(theirs, uffd, [(memory.start, PAGE, 0, PAGE)])
 
 
+def a_stray_page_that_the_sender_did_not_tell_of_is_poisoned_child(fd: int, pages: int) -> None:
+    memory, uffd, regions = sender(pages)
+    uffd.register(memory.start, memory.length)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, uffd, regions[:1], register=False)
+    tell(memory.touch(0, 2).wrong_pages)
+    faulthandler.disable()
+    memory.toucher(memory.pages - 1, 1).join()
+
+
 @pytest.mark.requires_poison
 def test_a_stray_page_that_the_sender_did_not_tell_of_is_poisoned(pair: tuple[socket.socket, socket.socket]) -> None:
     """It has no source, so its toucher gets SIGBUS instead of sleeping for ever or reading a zero."""
     ours, theirs = pair
-    code = """
-uffd.register(memory.start, memory.length)
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, uffd, regions[:1], register=False)
-tell(memory.touch(0, 2).wrong_pages)
-faulthandler.disable()
-memory.toucher(memory.pages - 1, 1).join()
-"""
-    with Child(SENDER + code, theirs.fileno(), 10, sockets=[theirs]) as child:
+    with Child(
+        a_stray_page_that_the_sender_did_not_tell_of_is_poisoned_child, theirs.fileno(), 10, sockets=[theirs]
+    ) as child:
         got = handoff.receive(ours, Managed(pages=10).source)
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid, fault_around=1) as target:
             assert child.hear() == 0
@@ -339,23 +357,27 @@ def test_a_mode_that_the_sender_does_not_have(pair: tuple[socket.socket, socket.
         handoff.receive(ours, SOURCE, mode="missing")
 
 
+def a_receiver_that_hangs_up_at_once_has_it_all_child() -> None:
+    ours, theirs = socket.socketpair()
+    memory = Managed(pages=2)
+    came: list[handoff.Handoff] = []
+
+    class Prompt(socket.socket):
+        def sendmsg(self, *arguments: Any) -> int:
+            sent = super().sendmsg(*arguments)
+            came.append(handoff.receive(theirs, memory.source))
+            theirs.close()
+            return sent
+
+    handoff.send(Prompt(fileno=ours.detach()), pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
+    (got,) = came
+    with pyuffd.serve(got.uffd, got.regions, pid=got.pid):
+        memory.touch()
+    tell(memory.states())
+
+
 def test_a_receiver_that_hangs_up_at_once_has_it_all() -> None:
-    code = """
-class Prompt(socket.socket):
-    def sendmsg(self, *arguments):
-        global got
-        sent = super().sendmsg(*arguments)
-        got = pyuffd.handoff.receive(theirs, memory.source)
-        theirs.close()
-        return sent
-ours, theirs = socket.socketpair()
-memory = Managed(pages=2)
-pyuffd.handoff.send(Prompt(fileno=ours.detach()), pyuffd.Userfaultfd(), [(memory.start, memory.length, 0, PAGE)])
-with pyuffd.serve(got.uffd, got.regions, pid=got.pid):
-    memory.touch()
-tell(memory.states())
-"""
-    assert run_child(code) == ["right", "right"]
+    assert run_child(a_receiver_that_hangs_up_at_once_has_it_all_child) == ["right", "right"]
 
 
 _JSON = st.recursive(
@@ -376,16 +398,18 @@ def test_arbitrary_text_is_a_value_error_and_leaks_nothing(text: bytes) -> None:
             handoff.receive(ours, SOURCE)
 
 
+def the_manager_may_exit_at_once_and_nothing_is_lost_child() -> None:
+    ours, theirs = socket.socketpair()
+    memory = Managed(pages=4)
+    pyuffd.handoff.send(theirs, pyuffd.Userfaultfd(user_mode_only=True), [(memory.start, memory.length, 0, PAGE)])
+    ours.close()
+    theirs.close()
+    tell(set(memory.states()) == {"zero"})
+
+
 def test_the_manager_may_exit_at_once_and_nothing_is_lost() -> None:
     """See test_exit.py; here the descriptor in flight, which nobody received, is released with its socket."""
-    code = """
-ours, theirs = socket.socketpair()
-memory = Managed(pages=4)
-pyuffd.handoff.send(theirs, pyuffd.Userfaultfd(user_mode_only=True), [(memory.start, memory.length, 0, PAGE)])
-ours.close(), theirs.close()
-tell(set(memory.states()) == {"zero"})
-"""
-    assert run_child(code) is True
+    assert run_child(the_manager_may_exit_at_once_and_nothing_is_lost_child) is True
 
 
 def test_what_could_not_be_sent_is_not_registered(pair: tuple[socket.socket, socket.socket]) -> None:

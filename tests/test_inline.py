@@ -1,15 +1,20 @@
 """Faults that are resolved by the thread which touches: see UFFD_FEATURE_SIGBUS in ioctl_userfaultfd(2)."""
 
 import errno
+import faulthandler
+import mmap
 import os
 import signal
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed, random_bytes, run_child, until
+from support.child import run_child, tell
+from support.memory import PAGE, Managed, random_bytes
+from support.state import until
 
 import pyuffd
 
@@ -124,123 +129,134 @@ def test_touches_outside_a_buffer(arguments: Any, words: str) -> None:
         pyuffd.touch(np.arange(10)[::2])
 
 
-SHRUNK = """
-path = sys.argv[1]
-memory = Managed(pages=10)
-with open(path, "wb") as file:
-    file.write(memory.data)
-region = memory.region(source=pyuffd.FileSource(path))
-target = pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.SIGBUS), [region], inline=True, fault_around=1)
-os.truncate(path, 5 * PAGE)
-memory.touch(0, 5)
-"""
+def serve_shrunk(path: str) -> tuple[Managed, pyuffd.Target]:
+    """Serve a file inline that lost its second half; the first half is there."""
+    memory = Managed(pages=10)
+    Path(path).write_bytes(memory.data)
+    region = memory.region(source=pyuffd.FileSource(path))
+    target = pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.SIGBUS), [region], inline=True, fault_around=1)
+    os.truncate(path, 5 * PAGE)
+    memory.touch(0, 5)
+    return memory, target
+
+
+def touch_what_is_gone(path: str) -> None:
+    memory, _target = serve_shrunk(path)
+    memory.mapping.array[7 * PAGE]
+
+
+def ask_for_what_is_gone(path: str) -> None:
+    memory, target = serve_shrunk(path)
+    try:
+        pyuffd.touch(memory.mapping.array)
+    except OSError as error:
+        tell(error.errno)
+    target.wait(20, progress=False)
+    tell(target.close().poisoned)
 
 
 @pytest.mark.requires_full_userfaultfd
 def test_a_page_that_cannot_be_supplied_is_sigbus(tmp_path: Path) -> None:
-    run_child(SHRUNK + "memory.mapping.array[7 * PAGE]", tmp_path / "file", expected=-signal.SIGBUS)
-    told = run_child(
-        SHRUNK
-        + """
-try:
-    pyuffd.touch(memory.mapping.array)
-except OSError as error:
-    tell(error.errno)
-target.wait(20, progress=False)
-tell(target.close().poisoned)
-""",
-        tmp_path / "file",
-    )
+    run_child(touch_what_is_gone, tmp_path / "file", expected=-signal.SIGBUS)
+    told = run_child(ask_for_what_is_gone, tmp_path / "file")
     assert told[0] == errno.EFAULT
     assert sum(length for _, length in told[1]) == 5 * PAGE
 
 
-TRUNCATED = """
-import mmap
-path = sys.argv[1]
-with open(path, "w+b") as file:
-    file.write(b"x" * 2 * PAGE)
-    file.flush()
-    other = mmap.mmap(file.fileno(), 2 * PAGE)
-    file.truncate(PAGE)
-def inline():
+def truncated(path: str) -> mmap.mmap:
+    """A mapping of our own whose second page gives SIGBUS."""
+    with Path(path).open("w+b") as file:
+        file.write(b"x" * 2 * PAGE)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), 2 * PAGE)
+        file.truncate(PAGE)
+    return mapping
+
+
+def serve_inline() -> tuple[Managed, pyuffd.Target]:
     memory = Managed(pages=10)
     target = pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.SIGBUS), [memory.region()], inline=True)
     memory.touch(0, 2)
     return memory, target
-"""
+
+
+def meet_another_sigbus(path: str, handler: str, ended: bool) -> None:
+    if handler != "faulthandler":
+        faulthandler.disable()
+    if handler == "ignored":
+        signal.signal(signal.SIGBUS, signal.SIG_IGN)
+    other = truncated(path)
+    _memory, target = serve_inline()
+    if ended:
+        target.close("fill")
+    other[PAGE]
 
 
 @pytest.mark.requires_full_userfaultfd
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("handler", ["none", "faulthandler", "ignored"])
 def test_a_sigbus_that_is_not_ours_is_passed_on(tmp_path: Path, ended: bool, handler: str) -> None:
-    code = {
-        "none": "faulthandler.disable()\n",
-        "faulthandler": "",
-        "ignored": "faulthandler.disable()\nsignal.signal(signal.SIGBUS, signal.SIG_IGN)\n",
-    }[handler]
-    code += TRUNCATED + "memory, target = inline()\n"
-    if ended:
-        code += "target.close('fill')\n"
-    run_child(code + "other[PAGE]", tmp_path / "file", expected=-signal.SIGBUS)
+    run_child(meet_another_sigbus, tmp_path / "file", handler, ended, expected=-signal.SIGBUS)
+
+
+def send_a_sigbus() -> None:
+    heard = []
+    signal.signal(signal.SIGBUS, lambda *_: heard.append(1))
+    _served = serve_inline()
+    os.kill(os.getpid(), signal.SIGBUS)
+    assert heard == [1]
 
 
 @pytest.mark.requires_full_userfaultfd
 def test_a_sigbus_that_was_sent_is_passed_on() -> None:
-    run_child(
-        """
-heard = []
-signal.signal(signal.SIGBUS, lambda *_: heard.append(1))
-memory = Managed(pages=10)
-target = pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.SIGBUS), [memory.region()], inline=True)
-os.kill(os.getpid(), signal.SIGBUS)
-assert heard == [1]
-"""
-    )
+    run_child(send_a_sigbus)
+
+
+def take_sigbus_over(path: str, by: str, then: str) -> None:
+    faulthandler.disable()
+    other = truncated(path)
+    memory, target = serve_inline()
+    if by == "faulthandler":
+        faulthandler.enable()
+    else:
+        signal.signal(signal.SIGBUS, print)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        target.stats()
+    assert [w.category for w in caught] == [RuntimeWarning], caught
+    assert "taken SIGBUS over" in str(caught[0].message)
+    memory.touch(order="random")
+    target.wait(20, progress=False)
+    if then == "other":
+        other[PAGE]
 
 
 @pytest.mark.requires_full_userfaultfd
-@pytest.mark.parametrize(
-    "taker", ["faulthandler.disable(); faulthandler.enable()", "signal.signal(signal.SIGBUS, print)"]
-)
-def test_who_takes_sigbus_over_is_told(taker: str, tmp_path: Path) -> None:
-    code = (
-        "faulthandler.disable()\n"
-        + TRUNCATED
-        + f"""
-memory, target = inline()
-{taker}
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    target.stats()
-assert [w.category for w in caught] == [RuntimeWarning], caught
-assert "taken SIGBUS over" in str(caught[0].message)
-memory.touch(order="random")
-target.wait(20, progress=False)
-"""
-    )
-    run_child(code, tmp_path / "file")
-    if "faulthandler" in taker:
-        run_child(code + "other[PAGE]", tmp_path / "file", expected=-signal.SIGBUS)
+@pytest.mark.parametrize("by", ["faulthandler", "signal"])
+def test_who_takes_sigbus_over_is_told(by: str, tmp_path: Path) -> None:
+    run_child(take_sigbus_over, tmp_path / "file", by, "nothing")
+    if by == "faulthandler":
+        run_child(take_sigbus_over, tmp_path / "file", by, "other", expected=-signal.SIGBUS)
+
+
+def fork_beside_inline(path: str) -> None:
+    other = truncated(path)
+    memory, _target = serve_inline()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        other[PAGE]
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGBUS
+    memory.touch()
 
 
 @pytest.mark.requires_full_userfaultfd
 def test_fork_children_are_left_alone(tmp_path: Path) -> None:
     run_child(
-        TRUNCATED
-        + """
-memory, target = inline()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    child = os.fork()
-if child == 0:
-    other[PAGE]
-    os._exit(0)
-_, status = os.waitpid(child, 0)
-assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS, status
-memory.touch()
-""",
+        fork_beside_inline,
         tmp_path / "file",
     )
 

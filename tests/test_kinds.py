@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulting import until
-from kinds import HUGE_PAGE, HUGETLB, KINDS, Area, Kind, of_kinds
-from puppet import GoneError, Puppet
+from support.kinds import HUGE_PAGE, HUGETLB, KINDS, Area, Kind, of_kinds
+from support.puppet import GoneError, Puppet
+from support.state import until
 
 import pyuffd
 

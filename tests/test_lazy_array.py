@@ -1,13 +1,22 @@
 """Arrays whose pages arrive when they are touched."""
 
+import faulthandler
 import gc
+import os
+import random
+import signal
 import threading
+import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, no_descriptor_leaks, open_descriptors, random_bytes, run_child, until
+from support.child import run_child, tell
+from support.memory import PAGE, random_bytes
+from support.state import no_descriptor_leaks, open_descriptors, until
 
 import pyuffd
 
@@ -164,85 +173,93 @@ def test_many_arrays_at_once() -> None:
     assert [touch_in_thread(array) for array in arrays] == images
 
 
+def kernel_accesses_to_missing_pages_child(path: str) -> None:
+    image = random_bytes(20 * PAGE)
+    array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+    with Path(path).open("wb", buffering=0) as file:
+        wrote = file.write(array[PAGE : 9 * PAGE].data)
+    with Path(path).open("rb", buffering=0) as file:
+        right = file.read() == image[PAGE : 9 * PAGE]
+        file.seek(0)
+        into = file.readinto(array[12 * PAGE : 14 * PAGE].data)
+    tell([wrote, right, into, array[12 * PAGE : 14 * PAGE].tobytes() == image[PAGE : 3 * PAGE]])
+
+
 @pytest.mark.requires_full_userfaultfd
 def test_kernel_accesses_to_missing_pages(tmp_path: Path) -> None:
     """readinto, write(2) and a pipe reach into pages that nobody has touched."""
-    code = """
-image = random_bytes(20 * PAGE)
-array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
-path = sys.argv[1]
-with open(path, "wb", buffering=0) as file:
-    wrote = file.write(memoryview(array)[PAGE : 9 * PAGE])
-with open(path, "rb", buffering=0) as file:
-    right = file.read() == image[PAGE : 9 * PAGE]
-    file.seek(0)
-    into = file.readinto(memoryview(array)[12 * PAGE : 14 * PAGE])
-tell([wrote, right, into, array[12 * PAGE : 14 * PAGE].tobytes() == image[PAGE : 3 * PAGE]])
-"""
-    assert run_child(code, tmp_path / "file") == [8 * PAGE, True, 2 * PAGE, True]
+    assert run_child(kernel_accesses_to_missing_pages_child, tmp_path / "file") == [8 * PAGE, True, 2 * PAGE, True]
+
+
+def a_fork_child_has_no_half_of_it_child() -> None:
+    warnings.simplefilter("ignore")  # fork of a process with threads
+    image = random_bytes(10 * PAGE)
+    array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+    array[0]
+
+    def in_child(action: Callable[[], int]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            faulthandler.disable()
+            os._exit(action())
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    tell(in_child(lambda: int(array[0])))
+    assert array.tobytes() == image  # the parent's goes on
+    assert pyuffd.target_of(array).wait(20, progress=False)
+    tell(in_child(lambda: 0 if array.tobytes() == image else 1))
+
+    def new_one() -> int:
+        lazy = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
+        return 0 if lazy.tobytes() == image else 1
+
+    tell(in_child(new_one))
+    half = [pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))]
+
+    def collected() -> int:
+        half.clear()
+        gc.collect()
+        return 0
+
+    tell(in_child(collected))
+    tell(half[0].tobytes() == image)
 
 
 def test_a_fork_child_has_no_half_of_it() -> None:
     """Until it is complete its memory is not inherited: a segmentation fault, not a zero."""
-    code = """
-warnings.simplefilter("ignore")  # fork of a process with threads
-image = random_bytes(10 * PAGE)
-array = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
-array[0]
-def in_child(action):
-    pid = os.fork()
-    if pid == 0:
-        faulthandler.disable()
-        os._exit(action())
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-tell(in_child(lambda: int(array[0])))
-assert array.tobytes() == image  # the parent's goes on
-assert pyuffd.target_of(array).wait(20, progress=False)
-tell(in_child(lambda: 0 if array.tobytes() == image else 1))
-def new_one():
-    lazy = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
-    return 0 if lazy.tobytes() == image else 1
-tell(in_child(new_one))
-half = pyuffd.lazy_array(pyuffd.MemorySource(image), "u1", len(image))
-def collected():
-    global half
-    del half
-    gc.collect()
-    return 0
-tell(in_child(collected))
-tell(half.tobytes() == image)
-"""
-    assert run_child(code) == [-11, 0, 0, 0, True]
+    assert run_child(a_fork_child_has_no_half_of_it_child) == [-11, 0, 0, 0, True]
+
+
+def exit_with_a_lazy_array_child(path: str) -> None:
+    Path(path).touch()
+    os.truncate(path, 1 << 30)
+    array = pyuffd.lazy_array(pyuffd.FileSource(path), "u1", 1 << 30)
+    assert array[12345] == 0
+    pyuffd._target._fill_at_exit()
+    tell(pyuffd.target_of(array).missing_pages > 1000)
+    tell(int(array[-1]))  # served to the very end
 
 
 def test_exit_with_a_lazy_array(tmp_path: Path) -> None:
     """Nobody can touch it after the exit, so it is not filled: that could take more memory than there is."""
-    code = """
-path = sys.argv[1]
-with open(path, "wb") as file:
-    file.truncate(1 << 30)
-array = pyuffd.lazy_array(pyuffd.FileSource(path), "u1", 1 << 30)
-assert array[12345] == 0
-pyuffd._target._fill_at_exit()
-tell(pyuffd.target_of(array).missing_pages > 1000)
-tell(int(array[-1]))  # served to the very end
-"""
-    assert run_child(code, tmp_path / "sparse") == [True, 0]
+    assert run_child(exit_with_a_lazy_array_child, tmp_path / "sparse") == [True, 0]
+
+
+def memory_grows_only_with_what_is_touched_child() -> None:
+    def rss() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+    _first = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 1 << 20)
+    before = rss()
+    image = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 1 << 32)  # 2**20 pages
+    image[:: 1 << 24].sum()
+    tell(rss() - before)
+    pyuffd.target_of(image).discard()
 
 
 def test_memory_grows_only_with_what_is_touched() -> None:
-    code = """
-def rss():
-    return int(open("/proc/self/statm").read().split()[1]) * PAGE
-array = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 1 << 20)
-before = rss()
-image = pyuffd.lazy_array(pyuffd.ZeroSource(), "u1", 1 << 32)  # 2**20 pages
-image[:: 1 << 24].sum()
-tell(rss() - before)
-pyuffd.target_of(image).discard()
-"""
     touched = 256 * 16 * PAGE  # at most a window each
-    assert run_child(code) < touched + (1 << 20) // 4 + (16 << 20)
+    assert run_child(memory_grows_only_with_what_is_touched_child) < touched + (1 << 20) // 4 + (16 << 20)
 
 
 def test_threads_touch_one_array() -> None:
@@ -280,40 +297,46 @@ def test_integers_of_numpy() -> None:
         pyuffd.lazy_array(source, "u1", (-2, -3))
 
 
+class InterruptedMakingError(Exception):
+    pass
+
+
+def an_array_whose_making_is_interrupted_leaves_nothing_child() -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise InterruptedMakingError
+
+    signal.signal(signal.SIGALRM, interrupt)
+    source = pyuffd.MemorySource(random_bytes(64 * PAGE))
+
+    def make() -> None:
+        _array = pyuffd.lazy_array(source, "u1", 64 * PAGE)
+        signal.setitimer(signal.ITIMER_REAL, 0)  # only the making is interrupted
+
+    def disarm() -> tuple[float, float]:
+        while True:
+            try:
+                return signal.setitimer(signal.ITIMER_REAL, 0)
+            except InterruptedMakingError:
+                pass
+
+    make()
+    began = time.monotonic()
+    make()
+    usual = time.monotonic() - began
+    before = open_descriptors()
+    interrupted = 0
+    while interrupted < 200:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.random() * 1.2 * usual + 1e-6)
+            make()
+        except InterruptedMakingError:
+            interrupted += 1
+        finally:
+            disarm()
+    gc.collect()
+    tell(sorted(open_descriptors() - before))
+
+
 def test_an_array_whose_making_is_interrupted_leaves_nothing() -> None:
     """A signal handler raises at any place of it, as Ctrl-C does."""
-    code = """
-import ctypes, random
-class Interrupted(Exception):
-    pass
-def interrupt(number, frame):
-    raise Interrupted
-signal.signal(signal.SIGALRM, interrupt)
-source = pyuffd.MemorySource(random_bytes(64 * PAGE))
-def make():
-    array = pyuffd.lazy_array(source, "u1", 64 * PAGE)
-    signal.setitimer(signal.ITIMER_REAL, 0)  # only the making is interrupted
-def disarm():
-    while True:
-        try:
-            return signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interrupted:
-            pass
-make()
-began = time.monotonic()
-make()
-usual = time.monotonic() - began
-before = open_descriptors()
-interrupted = 0
-while interrupted < 200:
-    try:
-        signal.setitimer(signal.ITIMER_REAL, random.random() * 1.2 * usual + 1e-6)
-        make()
-    except Interrupted:
-        interrupted += 1
-    finally:
-        disarm()
-gc.collect()
-tell(sorted(open_descriptors() - before))
-"""
-    assert run_child(code) == []
+    assert run_child(an_array_whose_making_is_interrupted_leaves_nothing_child) == []

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulting import LIMIT, PAGE, Managed, run_child, until
-from puppet import Puppet
+from support.child import run_child, tell, words
+from support.memory import PAGE, Managed
+from support.puppet import Puppet
+from support.state import LIMIT, until
 
 import pyuffd
 
@@ -175,47 +178,46 @@ def test_a_handler_that_is_slow_holds_up_nobody(kept: Kept) -> None:
     kept.wait_for("messages came too fast to be told")
 
 
+def serve_in_silence() -> None:
+    with Managed(pages=2).serve() as target:
+        target.close(missing="zero")
+    assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+    tell(True)
+
+
 def test_silent_by_default() -> None:
-    code = """
-import logging
-with Managed(pages=2).serve() as target:
-    target.close(missing="zero")
-assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
-tell(True)
-"""
-    with_nothing_written = run_child(code)
-    assert with_nothing_written is True
+    assert run_child(serve_in_silence) is True
 
 
-PROGRAM = """
-import logging, os, sys
-logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s", stream=sys.stdout)
-import pyuffd
-def serve():
-    memory = pyuffd.Mapping(1 << 14)
-    return memory, pyuffd.serve(pyuffd.Userfaultfd(), [pyuffd.Region.of(memory, pyuffd.ZeroSource())])
-held = serve()
-"""
+def serve_and_exit(fork: bool) -> object:
+    """Log to stdout with the process's number; what is returned lives to the exit."""
+    logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s", stream=sys.stdout)
+    warnings.simplefilter("ignore")  # of Python: fork of a process with threads
+    held = [Managed(pages=4).serve()]
+    child = os.fork() if fork else None
+    if child == 0:
+        held.append(Managed(pages=4).serve())
+    elif child:
+        os.waitpid(child, 0)
+    return held
 
 
-def output_of(program: str) -> list[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=LIMIT, check=True
-    )
+def logged(fork: bool) -> list[str]:
+    # Without a watch of its own: a fork child would wait for that at its exit, and has no thread for it.
+    command = words(serve_and_exit, fork, limit=None)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert done.stderr == ""
     return done.stdout.splitlines()
 
 
 def test_what_ends_at_exit_is_told() -> None:
-    lines = output_of(PROGRAM)
+    lines = logged(fork=False)
     assert "added" in lines[0]
     assert "ended" in lines[-1]
 
 
 def test_a_fork_child_tells_of_its_own_targets() -> None:
-    lines = output_of(PROGRAM + "pid = os.fork()\nif not pid:\n    mine = serve()\nelse:\n    os.waitpid(pid, 0)\n")
-    told = [(line.split()[0], "ended" if "ended" in line else "added") for line in lines]
+    told = [(line.split()[0], "ended" if "ended" in line else "added") for line in logged(fork=True)]
     processes = {process for process, _ in told}
     assert len(processes) == 2
     for process in processes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE
+from support.memory import PAGE
 
 import pyuffd
 

@@ -4,7 +4,8 @@ import socket
 
 import numpy as np
 import pytest
-from faulting import PAGE, Child, Managed
+from support.child import Child, hear, tell
+from support.memory import PAGE, Managed
 
 import pyuffd
 
@@ -22,20 +23,21 @@ def test_in_one_process_touched_pages_have_their_bytes_and_the_target_ends_by_it
     assert memory.states() == ["right"] * 64
 
 
+def across_two_processes_child(fd: int, seed: int) -> None:
+    memory = Managed(pages=256, seed=seed)
+    with socket.socket(fileno=fd) as sock:
+        uffd = pyuffd.Userfaultfd(user_mode_only=True)
+        pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)])
+        touches = memory.touch(0, 128, threads=2, order="random")
+        tell(touches.wrong_pages)
+        hear()
+        tell(memory.states().count("right"))
+
+
 @pytest.mark.parametrize("ending", ["auto", "early-close", "unregister"])
 def test_across_two_processes(ending: str) -> None:
-    code = """
-memory = Managed(pages=256, seed=int(sys.argv[2]))
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    uffd = pyuffd.Userfaultfd(user_mode_only=True)
-    pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)])
-    touches = memory.touch(0, 128, threads=2, order="random")
-    tell(touches.wrong_pages)
-    hear()
-    tell(memory.states().count("right"))
-"""
     ours, theirs = socket.socketpair()
-    with ours, theirs, Child(code, theirs.fileno(), 5, sockets=[theirs]) as child:
+    with ours, theirs, Child(across_two_processes_child, theirs.fileno(), 5, sockets=[theirs]) as child:
         twin = Managed(pages=256, seed=5)  # has the same bytes
         got = pyuffd.handoff.receive(ours, twin.source)
         assert got.pid == child.pid

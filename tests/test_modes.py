@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from faulting import Managed, until
-from kinds import HUGETLB_MEMFD, KINDS, MEMFD, MEMFD_PRIVATE, SHARED, Area, Kind, of_kinds
-from puppet import GoneError, Puppet
+from support.kinds import HUGETLB_MEMFD, KINDS, MEMFD, MEMFD_PRIVATE, SHARED, Area, Kind, of_kinds
+from support.memory import Managed
+from support.puppet import GoneError, Puppet
+from support.state import until
 
 import pyuffd
 

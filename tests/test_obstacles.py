@@ -3,13 +3,13 @@
 import ctypes
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import child
 
 import pyuffd
 from pyuffd._circumstances import Circumstances
@@ -135,22 +135,16 @@ def checked(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def become_nobody() -> None:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-
-
 def hide_the_device() -> None:
     checked(_libc.unshare(_CLONE_NEWNS))
     checked(_libc.mount(b"none", b"/", None, _MS_PRIVATE_REC, None))
     checked(_libc.mount(b"tmpfs", b"/dev", b"tmpfs", 0, None))
-    become_nobody()
+    child.become_nobody()
 
 
 @pytest.mark.requires_root
 def test_nobody_is_told_the_commands() -> None:
-    text = in_child(become_nobody)
+    text = in_child(child.become_nobody)
     if "no kernel accesses" not in text:
         assert pyuffd.probe().unprivileged_userfaultfd == 1
         return
@@ -179,21 +173,20 @@ def test_errors_say_what_they_need() -> None:
     assert pyuffd.UnsupportedError(1, "text").needs == ()
 
 
+def needs_of_refusals() -> None:
+    child.become_nobody()
+    access: dict[str, Any] = {"user_mode_only": False}
+    for arguments in (access, {"features": pyuffd.Feature.EVENT_FORK}):
+        try:
+            pyuffd.Userfaultfd(**arguments)
+        except pyuffd.UnsupportedError as error:
+            child.tell(error.needs)
+        else:
+            child.tell("permitted")
+
+
 @pytest.mark.requires_root
 def test_a_refused_userfaultfd_needs_what_the_probe_tells() -> None:
-    code = """
-import os, pyuffd
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-for arguments in ({"user_mode_only": False}, {"features": pyuffd.Feature.EVENT_FORK}):
-    try:
-        pyuffd.Userfaultfd(**arguments)
-    except pyuffd.UnsupportedError as error:
-        print(*error.needs)
-"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
-    *access, fork = done.stdout.splitlines()
-    assert fork == "CAP_SYS_PTRACE"
-    assert access in ([], ["/dev/userfaultfd vm.unprivileged_userfaultfd=1 CAP_SYS_PTRACE"])
+    access, fork = child.run_child(needs_of_refusals)
+    assert fork == ["CAP_SYS_PTRACE"]
+    assert access in ("permitted", ["/dev/userfaultfd", "vm.unprivileged_userfaultfd=1", "CAP_SYS_PTRACE"])

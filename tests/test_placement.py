@@ -3,13 +3,19 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import stat
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faulting import PAGE, Child, Managed, run_child, until
+from support.child import Child, become_nobody, hear, run_child, tell, words
+from support.memory import PAGE, Managed
+from support.state import until
 
 import pyuffd
 
@@ -47,83 +53,80 @@ def test_several_handlers_have_a_cpu_each() -> None:
     assert places == {f"adopt: handler and threads on CPU {cpu}" for cpu in CPUS[:count]}
 
 
-# Touches pages until this thread is held, and then has a thread and a process inherit that.
-HELD = """
-import subprocess
-memory = Managed(pages=4000)
-before = os.sched_getaffinity(0)
-cpu = min(before)
-"""
-INHERIT = """
-for page in range(memory.pages):
-    memory.mapping.array[page * PAGE]
-    if os.sched_getaffinity(0) == {cpu}:
-        break
-assert os.sched_getaffinity(0) == {cpu} or len(before) == 1
-wait = threading.Event()
-heir = threading.Thread(target=wait.wait)
-heir.start()
-child = subprocess.Popen(["sleep", "60"])
-"""
+def let_go_of_heirs(how: str) -> None:
+    """Touch pages until this thread is held, have a thread and a process inherit that, and let go."""
+    memory = Managed(pages=4000)
+    before = os.sched_getaffinity(0)
+    cpu = min(before)
+    target = pyuffd.serve(
+        pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID),
+        [memory.region()],
+        placement="adopt",
+        fault_around=1,
+        ending="keep-open" if how == "stop" else "auto",
+    )
+    for page in range(memory.pages):
+        memory.mapping.array[page * PAGE]
+        if os.sched_getaffinity(0) == {cpu}:
+            break
+    assert os.sched_getaffinity(0) == {cpu} or len(before) == 1
+    wait = threading.Event()
+    heir = threading.Thread(target=wait.wait)
+    heir.start()
+    child = subprocess.Popen(["sleep", "60"])
+    if how == "stop":
+        _uffd = target.stop()
+    elif how == "close":
+        target.close("fill")
+    else:
+        with target:
+            pass
+    assert heir.native_id is not None
+    masks = [os.sched_getaffinity(task) for task in (0, heir.native_id, child.pid)]
+    child.kill()
+    child.wait()
+    wait.set()
+    heir.join()
+    tell([mask == before for mask in masks])
+    os._exit(0)
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
 @pytest.mark.parametrize("how", ["close", "stop", "with"])
 def test_masks_are_given_back(how: str) -> None:
-    told = run_child(
-        HELD
-        + """
-how = sys.argv[1]
-target = pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID), [memory.region()], placement="adopt",
-                      fault_around=1, ending="keep-open" if how == "stop" else "auto")
-"""
-        + INHERIT
-        + """
-if how == "stop":
-    uffd = target.stop()
-elif how == "close":
-    target.close("fill")
-else:
-    with target:
-        pass
-masks = [os.sched_getaffinity(task) for task in (0, heir.native_id, child.pid)]
-child.kill(); child.wait(); wait.set(); heir.join()
-tell([mask == before for mask in masks])
-os._exit(0)
-""",
-        how,
-    )
+    told = run_child(let_go_of_heirs, how)
     assert told == [True] * 3
+
+
+def be_adopted(fd: int) -> None:
+    memory = Managed(pages=4000)
+    before = os.sched_getaffinity(0)
+    sock = socket.socket(fileno=fd)
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID)
+    pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)], keep=True)
+    _toucher = memory.toucher(threads=2, think_ns=100_000, verified=False)
+    hear()
+    tasks = Path("/proc/self/task")
+    until(lambda: all(os.sched_getaffinity(int(task.name)) == before for task in tasks.iterdir()))
+    tell("free")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_and_die(fd: int) -> None:
+    sock = socket.socket(fileno=fd)
+    memory = Managed(pages=4000)
+    got = pyuffd.handoff.receive(sock, memory.source)
+    target = pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt", fault_around=1)
+    until(lambda: target.stats().held == 2)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
 def test_masks_are_given_back_when_the_manager_is_killed() -> None:
     ours, theirs = socket.socketpair()
-    manager_code = """
-sock = socket.socket(fileno=int(sys.argv[1]))
-memory = Managed(pages=4000)
-got = pyuffd.handoff.receive(sock, memory.source)
-target = pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt", fault_around=1)
-until(lambda: target.stats().held == 2)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    target_code = (
-        HELD
-        + """
-sock = socket.socket(fileno=int(sys.argv[1]))
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID)
-pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)], keep=True)
-toucher = memory.toucher(threads=2, think_ns=100_000, verified=False)
-hear()
-masks = lambda: [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
-until(lambda: all(mask == before for mask in masks()))
-tell("free")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    )
     with (
-        Child(manager_code, theirs.fileno(), sockets=[theirs]) as manager,
-        Child(target_code, ours.fileno(), sockets=[ours]) as target,
+        Child(adopt_and_die, theirs.fileno(), sockets=[theirs]) as manager,
+        Child(be_adopted, ours.fileno(), sockets=[ours]) as target,
     ):
         manager.finish(-9)
         target.tell("it is dead")
@@ -164,25 +167,22 @@ def test_threads_that_compute_are_let_go() -> None:
     target.stop().close()
 
 
+def be_served(fd: int) -> None:
+    memory = Managed(pages=64)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, pyuffd.Userfaultfd(NAMED), [(memory.start, memory.length, 0, PAGE)])
+    memory.touch()
+
+
+def be_served_in_another_pid_namespace(fd: int) -> None:
+    command = ["unshare", "--pid", "--fork", *words(be_served, fd)]
+    sys.exit(subprocess.call(command, pass_fds=[fd]))
+
+
 @pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs root, for a pid namespace")
 def test_adopts_a_thread_of_another_pid_namespace() -> None:
     ours, theirs = socket.socketpair()
-    code = """
-import subprocess
-sys.exit(subprocess.call(["unshare", "--pid", "--fork", sys.executable, "-c", sys.argv[2], sys.argv[1]],
-                         pass_fds=[int(sys.argv[1])]))
-"""
-    inner = f"""
-import socket, sys
-sys.path.insert(0, {str(Path(pyuffd.__file__).parent.parent)!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
-from faulting import PAGE, Managed
-import pyuffd
-memory = Managed(pages=64)
-sock = socket.socket(fileno=int(sys.argv[1]))
-pyuffd.handoff.send(sock, pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID), [(memory.start, memory.length, 0, PAGE)])
-memory.touch()
-"""
-    with Child(code, theirs.fileno(), inner, sockets=[theirs]) as child:
+    with Child(be_served_in_another_pid_namespace, theirs.fileno(), sockets=[theirs]) as child:
         theirs.close()
         got = pyuffd.handoff.receive(ours, Managed(pages=64).source)
         with pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt") as target:
@@ -243,42 +243,44 @@ def test_idle_cpus_are_kept_awake_as_long_as_it_serves() -> None:
     assert held() == 0
 
 
+def keep_awake_as_nobody() -> None:
+    memory = Managed(pages=2)
+    become_nobody()
+    try:
+        pyuffd.serve(pyuffd.Userfaultfd(user_mode_only=True), [memory.region()], keep_awake=True).close("zero")
+    except pyuffd.UnsupportedError as error:
+        tell([str(error), error.needs])
+    else:
+        tell(["permitted", []])
+
+
+@pytest.mark.requires_root
 def test_who_may_not_keep_cpus_awake_is_told_at_once() -> None:
-    run_child(
-        """
-memory = Managed(pages=2)
-become_nobody()
-if os.access("/dev/cpu_dma_latency", os.W_OK):
-    sys.exit()
-try:
-    pyuffd.serve(pyuffd.Userfaultfd(user_mode_only=True), [memory.region()], keep_awake=True)
-except pyuffd.UnsupportedError as error:
-    assert "/dev/cpu_dma_latency" in str(error), error
-else:
-    raise AssertionError("it was not refused")
-"""
-    )
+    said, needs = run_child(keep_awake_as_nobody)
+    device = Path("/dev/cpu_dma_latency")
+    if device.exists() and device.stat().st_mode & stat.S_IWOTH:
+        assert said == "permitted"
+    else:
+        assert "idle CPUs cannot be kept awake: /dev/cpu_dma_latency" in said
+        assert needs == ["/dev/cpu_dma_latency"]
+
+
+def adopt_as_nobody(fd: int) -> None:
+    sock = socket.socket(fileno=fd)
+    memory = Managed(pages=4)
+    got = pyuffd.handoff.receive(sock, memory.source)
+    manager = pyuffd.Manager(placement="adopt")
+    become_nobody()
+    with pytest.raises(pyuffd.UnsupportedError, match="CAP_SYS_NICE"):
+        manager.add(got.uffd, got.regions, pid=got.pid)
+    pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_threads_of_another_user_are_not_adopted() -> None:
     ours, theirs = socket.socketpair()
-    code = """
-sock = socket.socket(fileno=int(sys.argv[1]))
-memory = Managed(pages=4)
-got = pyuffd.handoff.receive(sock, memory.source)
-manager = pyuffd.Manager(placement="adopt")
-become_nobody()
-try:
-    manager.add(got.uffd, got.regions, pid=got.pid)
-except pyuffd.UnsupportedError as error:
-    assert "CAP_SYS_NICE" in str(error), error
-    pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill")
-else:
-    raise AssertionError("it was not refused")
-"""
     memory = Managed(pages=4)
-    with Child(code, theirs.fileno(), sockets=[theirs]) as manager:
+    with Child(adopt_as_nobody, theirs.fileno(), sockets=[theirs]) as manager:
         entries = [(memory.start, memory.length, 0, PAGE)]
         pyuffd.handoff.send(ours, pyuffd.Userfaultfd(NAMED), entries)
         manager.finish()

@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from faulting import PAGE, Managed, run_child
-from kinds import ANONYMOUS, SHARED, Area, Kind, of_kinds
+from support.child import run_child, tell
+from support.kinds import ANONYMOUS, SHARED, Area, Kind, of_kinds
+from support.memory import PAGE, Managed, random_bytes
 
 import pyuffd
 
@@ -23,16 +24,18 @@ Map = Callable[[Kind], Area]
 _THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _NOHUGEPAGE, _POPULATE_WRITE = 15, 23  # of madvise(2); the latter came with Linux 5.14
 
-# What lazy arrays hold, of these sizes: those that have wrong bytes, and in how many pages.
-LAZY = """
-def wrong_pages(length, seed, **options):
+
+def wrong_pages(length: int, seed: int, inline: bool) -> int:
+    """In how many pages a lazy array has wrong bytes."""
     data = np.frombuffer(random_bytes(length, seed), np.uint8)
-    lazy = pyuffd.lazy_array(pyuffd.MemorySource(data), "u1", length, **options)
+    lazy = pyuffd.lazy_array(pyuffd.MemorySource(data), "u1", length, inline=inline)
     return len({int(place) // PAGE for place in np.flatnonzero(lazy != data)})
-def wrong_sizes(sizes, **options):
-    found = {length: wrong_pages(length, seed, **options) for seed, length in enumerate(sizes)}
+
+
+def wrong_sizes(sizes: list[int], inline: bool) -> dict[int, int]:
+    """The sizes of lazy arrays that have wrong bytes, and in how many pages."""
+    found = {length: wrong_pages(length, seed, inline) for seed, length in enumerate(sizes)}
     return {length: pages for length, pages in found.items() if pages}
-"""
 
 
 @pytest.fixture
@@ -48,74 +51,82 @@ def thp_always() -> Iterator[None]:
         _THP.write_text(before)
 
 
+def make_lazy_arrays(inline: bool) -> None:
+    huge = 2 << 20
+    sizes = [count * huge - missing for count in (1, 2, 3) for missing in (1, 100, PAGE - 1)]
+    sizes += [int(size) | 1 for size in np.random.default_rng(1).integers(huge, 6 * huge, 10)]
+    tell(wrong_sizes(sizes, inline))
+
+
 @pytest.mark.requires_root
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_lazy_array_among_huge_pages_is_empty_at_first(thp_always: None, inline: bool) -> None:
     """The kernel aligns memory of whole huge pages, so that a write to the last page populates 511 pages before it."""
-    code = """
-inline = sys.argv[1] == "True"
-huge = 2 << 20
-sizes = [count * huge - missing for count in (1, 2, 3) for missing in (1, 100, PAGE - 1)]
-sizes += [int(size) | 1 for size in np.random.default_rng(1).integers(huge, 6 * huge, 10)]
-tell(wrong_sizes(sizes, inline=inline))
-"""
-    assert run_child(LAZY + code, inline) == {}
+    assert run_child(make_lazy_arrays, inline) == {}
 
 
-MLOCKALL = """
-from ctypes import CDLL
-assert CDLL(None).mlockall(2) == 0  # MCL_FUTURE
-"""
+_MCL_FUTURE = 2
+
+
+def lock_what_will_be_mapped() -> None:
+    assert ctypes.CDLL(None).mlockall(_MCL_FUTURE) == 0
+
+
+def make_locked_lazy_arrays(inline: bool) -> None:
+    lock_what_will_be_mapped()
+    sizes = [1, 100, PAGE, PAGE + 1, 3 * PAGE - 1, 50 * PAGE, 1000 * PAGE + 77, 3 << 20, (4 << 20) - 5]
+    tell(wrong_sizes(sizes, inline))
 
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_lazy_array_of_a_process_that_locks_its_memory_is_empty_at_first(inline: bool) -> None:
-    code = """
-inline = sys.argv[1] == "True"
-sizes = [1, 100, PAGE, PAGE + 1, 3 * PAGE - 1, 50 * PAGE, 1000 * PAGE + 77, 3 << 20, (4 << 20) - 5]
-tell(wrong_sizes(sizes, inline=inline))
-"""
-    assert run_child(LAZY + MLOCKALL + code, inline) == {}
+    assert run_child(make_locked_lazy_arrays, inline) == {}
+
+
+def serve_locked(kind: Literal["anonymous", "memfd"], shared: bool) -> None:
+    lock_what_will_be_mapped()
+    memory = Managed(pages=300, kind=kind, shared=shared)
+    with memory.serve() as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+    states = memory.states()
+    tell({state: states.count(state) for state in set(states)})
 
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize(("kind", "shared"), [("anonymous", False), ("anonymous", True), ("memfd", True)])
 def test_a_mapping_of_a_process_that_locks_its_memory_is_empty_at_first(kind: str, shared: bool) -> None:
-    code = """
-memory = Managed(pages=300, kind=sys.argv[1], shared=sys.argv[2] == "True")
-with memory.serve() as target:
-    target.fill()
-    assert target.wait(20, progress=False)
-states = memory.states()
-tell({state: states.count(state) for state in set(states)})
-"""
-    assert run_child(MLOCKALL + code, kind, shared) == {"right": 300}
+    assert run_child(serve_locked, kind, shared) == {"right": 300}
 
 
-# Whoever drops pages of memory that is registered with event features waits until the event is read.
-EVENTS = """
-memory = Managed(pages=300)
-if not sys.argv[1:]:
-    memory.mapping.array.sum()  # maps the zero page
-with pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.EVENTS), [memory.region()]) as target:
-    target.fill()
-    assert target.wait(20, progress=False)
-    found = target.stats().found_present
-states = memory.states()
-tell([found, {state: states.count(state) for state in set(states)}])
-"""
+def serve_with_events(what: str) -> None:
+    """Serve memory that has zeros before events are told.
+
+    Whoever drops pages of memory that is registered with event features waits until the event is read.
+    """
+    if what == "locked":
+        lock_what_will_be_mapped()
+    memory = Managed(pages=300)
+    if what == "read":
+        memory.mapping.array.sum()  # maps the zero page
+    with pyuffd.serve(pyuffd.Userfaultfd(pyuffd.Feature.EVENTS), [memory.region()]) as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+        found = target.stats().found_present
+    states = memory.states()
+    tell([found, {state: states.count(state) for state in set(states)}])
 
 
 @pytest.mark.requires_full_userfaultfd
 def test_what_is_there_before_events_are_told_comes_from_the_source() -> None:
-    assert run_child(EVENTS) == [0, {"right": 300}]
+    assert run_child(serve_with_events, "read") == [0, {"right": 300}]
 
 
 @pytest.mark.requires_root
 @pytest.mark.requires_full_userfaultfd
 def test_memory_that_is_locked_before_events_are_told_comes_from_the_source() -> None:
-    assert run_child(MLOCKALL + EVENTS, "locked") == [0, {"right": 300}]
+    assert run_child(serve_with_events, "locked") == [0, {"right": 300}]
 
 
 def _advise(address: int, length: int, advice: int) -> None:
@@ -143,22 +154,26 @@ def test_what_the_kernel_populated_in_a_whole_mapping_comes_from_the_source(kind
     assert memory.states() == ["right"] * 64
 
 
+def a_write_to_a_whole_mapping_among_huge_pages_vouches_for_its_page_alone_child() -> None:
+    huge = 2 << 20
+    memory = Managed(pages=2 * huge // PAGE)
+    aligned = (-memory.start % huge) // PAGE
+    memory.mapping.array[(aligned + 7) * PAGE] = 1
+    with memory.serve() as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+    states = memory.states()
+    written = states.pop(aligned + 7)
+    tell([written, sorted(set(states))])
+
+
 @pytest.mark.requires_root
 def test_a_write_to_a_whole_mapping_among_huge_pages_vouches_for_its_page_alone(thp_always: None) -> None:
     """The kernel has put zeros into the pages around it."""
-    code = """
-huge = 2 << 20
-memory = Managed(pages=2 * huge // PAGE)
-aligned = (-memory.start % huge) // PAGE
-memory.mapping.array[(aligned + 7) * PAGE] = 1
-with memory.serve() as target:
-    target.fill()
-    assert target.wait(20, progress=False)
-states = memory.states()
-written = states.pop(aligned + 7)
-tell([written, sorted(set(states))])
-"""
-    assert run_child(code) == ["wrong", ["right"]]
+    assert run_child(a_write_to_a_whole_mapping_among_huge_pages_vouches_for_its_page_alone_child) == [
+        "wrong",
+        ["right"],
+    ]
 
 
 @pytest.mark.parametrize("populated", [False, True])

@@ -1,16 +1,19 @@
 """probe(): what this kernel and this user may do, and what to change."""
 
+import ctypes
 import errno
 import json
 import os
+import platform
+import struct
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from faulting import run_child
+from support.child import become_nobody, run_child, tell
+from support.memory import Managed
 
 import pyuffd
 from pyuffd import Feature, LostWakes, MemoryKind, Probe, Release, _core
@@ -136,74 +139,73 @@ def test_flags_have_the_names_and_values_of_the_kernel() -> None:
     assert _core.feature_names(1 << 40) == f"unknown bits {1 << 40}"
 
 
+def probe_as_nobody() -> None:
+    become_nobody()
+    found = pyuffd.probe()
+    tell([found.user_mode_only, found.usable, found.device, bool(found.features)])
+
+
 @pytest.mark.requires_root
 def test_an_unprivileged_user() -> None:
-    code = """
-become_nobody()
-found = pyuffd.probe()
-tell([found.user_mode_only, found.usable, found.device, bool(found.features)])
-"""
-    user_mode_only, usable, device, features = run_child(code)
+    user_mode_only, usable, device, features = run_child(probe_as_nobody)
     assert (user_mode_only, usable, features) == (0, True, True)
     assert device in (0, errno.EACCES, errno.ENOENT)
 
 
-SECCOMP_FILTER = """
-import ctypes, platform, struct
-number = {"x86_64": 323, "aarch64": 282}[platform.machine()]
-BPF_LD, BPF_JEQ, BPF_RET = 0x20, 0x15, 0x06
-program = b"".join(struct.pack("HBBI", *line) for line in [
-    (BPF_LD, 0, 0, 0),
-    (BPF_JEQ, 0, 1, number),
-    (BPF_RET, 0, 0, 0x00050000 | int(sys.argv[1])),
-    (BPF_RET, 0, 0, 0x7FFF0000),
-])
-buffer = ctypes.create_string_buffer(program)
-fprog = ctypes.create_string_buffer(struct.pack("HL", 4, ctypes.addressof(buffer)))
-libc = ctypes.CDLL(None, use_errno=True)
-become_nobody()
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, fprog, 0, 0) == 0, ctypes.get_errno()
-"""
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # of BPF
+_SECCOMP_ERRNO, _SECCOMP_ALLOW = 0x00050000, 0x7FFF0000
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
+
+
+def forbid_userfaultfd(number: int) -> None:
+    """Become nobody, under a seccomp filter that answers userfaultfd(2) with this errno."""
+    call = {"x86_64": 323, "aarch64": 282}[platform.machine()]
+    lines = [
+        (_LOAD, 0, 0, 0),
+        (_JUMP_IF_EQUAL, 0, 1, call),
+        (_RETURN, 0, 0, _SECCOMP_ERRNO | number),
+        (_RETURN, 0, 0, _SECCOMP_ALLOW),
+    ]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
+    described = ctypes.create_string_buffer(struct.pack("HL", len(lines), ctypes.addressof(program)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    become_nobody()
+    assert libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    assert libc.prctl(_PR_SET_SECCOMP, _FILTER, described, 0, 0) == 0, ctypes.get_errno()
+
+
+def probe_where_it_is_forbidden(number: int) -> None:
+    forbid_userfaultfd(number)
+    found = pyuffd.probe()
+    tell([found.syscall, found.user_mode_only, found.usable, found.advice])
+    try:
+        pyuffd.Userfaultfd(user_mode_only=True)
+    except pyuffd.UnsupportedError as error:
+        tell(str(error))
+    str(found)
 
 
 @pytest.mark.requires_root
 @pytest.mark.parametrize(("number", "part"), [(errno.EPERM, "seccomp"), (errno.ENOSYS, "seccomp")])
 def test_where_the_system_call_is_forbidden(number: int, part: str) -> None:
     """As under a container's default seccomp profile: the import works and the probe says what to change."""
-    code = """
-found = pyuffd.probe()
-tell([found.syscall, found.user_mode_only, found.usable, found.advice])
-try:
-    pyuffd.Userfaultfd(user_mode_only=True)
-except pyuffd.UnsupportedError as error:
-    tell(str(error))
-str(found)
-"""
-    (syscall, user_mode_only, usable, advice), refusal = run_child(SECCOMP_FILTER + code, number)
+    (syscall, user_mode_only, usable, advice), refusal = run_child(probe_where_it_is_forbidden, number)
     assert (syscall, user_mode_only, usable) == (number, number, False)
     assert part in advice
     assert "seccomp" in refusal
 
 
-CACHE = """
-os.environ["XDG_CACHE_HOME"] = sys.argv[1]
-"""
-
-
-def child_with_cache(code: str, folder: Path) -> Any:
-    return run_child(CACHE + code, folder)
+def experiment(cache: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = cache
+    tell([pyuffd.probe().release.found_by, pyuffd.probe().release.generation])
+    fresh = pyuffd.probe(fresh=True).release
+    tell([fresh.found_by, fresh.generation, fresh.reason, pyuffd.probe().release == fresh])
+    with Managed(pages=2).serve() as target:
+        tell(target.close("fill").reason)
 
 
 def test_the_experiment_is_kept_for_this_boot(tmp_path: Path) -> None:
-    code = """
-tell([pyuffd.probe().release.found_by, pyuffd.probe().release.generation])
-fresh = pyuffd.probe(fresh=True).release
-tell([fresh.found_by, fresh.generation, fresh.reason, pyuffd.probe().release == fresh])
-with Managed(pages=2).serve() as target:
-    tell(target.close("fill").reason)
-"""
-    before, (found_by, generation, reason, kept), ending = child_with_cache(code, tmp_path)
+    before, (found_by, generation, reason, kept), ending = run_child(experiment, tmp_path)
     assert before[0] == "version"
     assert generation in ("sigbus", "nopage", "retry")
     if found_by == "version":
@@ -214,20 +216,23 @@ with Managed(pages=2).serve() as target:
         assert "(by experiment)" in ending
 
 
+def serve_by_experiment(cache: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = cache
+    release = pyuffd.probe().release
+    assert release.lost_wakes is not None
+    with Managed(pages=2).serve() as target:
+        report = target.close("fill")
+    tell([release.found_by, release.generation, release.rounds, [release.lost_wakes.rounds, release.lost_wakes.lost]])
+    tell([report.ending, report.reason])
+
+
 @pytest.mark.parametrize(
     ("generation", "ending", "reason"),
     [("retry", "early-close", "nobody else"), ("nopage", "unregister", "livelock"), ("sigbus", "unregister", "SIGBUS")],
 )
 def test_auto_believes_the_experiment(tmp_path: Path, generation: str, ending: str, reason: str) -> None:
     write_cache(tmp_path, f"{boot()}\n{generation} 3 1\n100 2\n")
-    code = """
-release = pyuffd.probe().release
-with Managed(pages=2).serve() as target:
-    report = target.close("fill")
-tell([release.found_by, release.generation, release.rounds, [release.lost_wakes.rounds, release.lost_wakes.lost]])
-tell([report.ending, report.reason])
-"""
-    known, report = child_with_cache(code, tmp_path)
+    known, report = run_child(serve_by_experiment, tmp_path)
     assert known == ["experiment", generation, 3, [100, 2]]
     assert report[0] == ending
     assert f"{generation} (by experiment)" in report[1]
@@ -245,6 +250,11 @@ def boot() -> str:
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.uname().release}"
 
 
+def how_it_was_found(cache: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = cache
+    tell(pyuffd.probe().release.found_by)
+
+
 @pytest.mark.parametrize(
     ("text", "mode"),
     [
@@ -260,16 +270,17 @@ def boot() -> str:
 )
 def test_what_is_not_believed(tmp_path: Path, text: str, mode: int) -> None:
     write_cache(tmp_path, text.format(boot=boot()), mode)
-    assert child_with_cache("tell(pyuffd.probe().release.found_by)", tmp_path) == "version"
+    assert run_child(how_it_was_found, tmp_path) == "version"
 
 
-def test_no_place_for_the_cache(tmp_path: Path) -> None:
-    code = """
-del os.environ["XDG_CACHE_HOME"]
-os.environ["HOME"] = "relative"
-tell([pyuffd.probe(fresh=True).release.generation, pyuffd.probe().release.found_by])
-"""
-    generation, found_by = child_with_cache(code, tmp_path)
+def experiment_without_a_cache() -> None:
+    os.environ.pop("XDG_CACHE_HOME", None)
+    os.environ["HOME"] = "relative"
+    tell([pyuffd.probe(fresh=True).release.generation, pyuffd.probe().release.found_by])
+
+
+def test_no_place_for_the_cache() -> None:
+    generation, found_by = run_child(experiment_without_a_cache)
     assert (generation in ("sigbus", "nopage", "retry"), found_by) == (True, "version")
 
 
@@ -306,17 +317,17 @@ def test_the_command_without_a_command(tmp_path: Path) -> None:
     assert command("--version", cache=tmp_path).stdout == f"pyuffd {pyuffd.__version__}\n"
 
 
+def experiment_where_it_is_forbidden(cache: str) -> None:
+    forbid_userfaultfd(errno.EPERM)
+    os.environ["XDG_CACHE_HOME"] = cache
+    release = pyuffd.probe(fresh=True).release
+    tell([release.found_by, release.reason, release.lost_wakes])
+
+
 @pytest.mark.requires_root
 def test_the_experiment_where_no_userfaultfd_can_be_opened(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    code = (
-        CACHE.replace("[1]", "[2]")
-        + """
-release = pyuffd.probe(fresh=True).release
-tell([release.found_by, release.reason, release.lost_wakes])
-"""
-    )
-    found_by, reason, lost_wakes = run_child(SECCOMP_FILTER + code, errno.EPERM, tmp_path)
+    found_by, reason, lost_wakes = run_child(experiment_where_it_is_forbidden, tmp_path)
     assert (found_by, lost_wakes) == ("version", None)
     assert "userfaultfd cannot be opened" in reason
 

@@ -1,5 +1,8 @@
 """Memory that its owner registers only after it has handed its userfaultfd over, and memory outside all regions."""
 
+import ctypes
+import mmap
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -7,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Child, Managed, random_bytes, until
-from kinds import ANONYMOUS, HUGETLB, SHARED, Area, Kind, of_kinds
+from support.child import Child, hear, tell
+from support.kinds import ANONYMOUS, HUGETLB, SHARED, Area, Kind, of_kinds
+from support.memory import PAGE, Managed, random_bytes
+from support.state import until
 
 import pyuffd
 from pyuffd import _target, handoff
@@ -328,47 +333,58 @@ def test_a_manager_closes_its_other_targets_where_one_cannot_be(map_kind: Map) -
     assert set(later.area.states()) == {"right"}
 
 
-LATER_BEYOND = """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-libc.mremap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] * 2 + [ctypes.c_int] + [ctypes.c_void_p]
-def map(pages, where=None):
-    flags = 0x22 if where is None else 0x100022  # private, anonymous; MAP_FIXED_NOREPLACE
-    found = libc.mmap(where, pages * PAGE, 3, flags, -1, 0)
-    assert found != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
-    return found
-def read(address):
-    return ctypes.string_at(address, 1)[0]
-signal.signal(signal.SIGBUS, signal.SIG_DFL)
-room = map(64)
-libc.munmap(ctypes.c_void_p(room), 64 * PAGE)
-managed = map(4, room)
-sock = socket.socket(fileno=int(sys.argv[1]))
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
-regions = int(sys.argv[3])
-if regions:
-    pyuffd.handoff.send(sock, uffd, [(managed, 4 * PAGE, 0, PAGE)], keep=True)
-else:
-    pyuffd.handoff.send(sock, uffd, [(managed, 4 * PAGE, 0, PAGE)], keep=True, register=False)
-hear()
-if sys.argv[2] == "grown":
-    assert libc.mremap(managed, 4 * PAGE, 8 * PAGE, 0, None) == managed  # no event tells of that
-    there = managed + 6 * PAGE
-elif sys.argv[2] == "grown-and-moved":
-    assert libc.mremap(managed, 4 * PAGE, 8 * PAGE, 3, room + 32 * PAGE) == room + 32 * PAGE
-    there = room + 37 * PAGE
-elif sys.argv[2] == "vacated":
-    moved = libc.mremap(managed, 4 * PAGE, 4 * PAGE, 5, None)  # MREMAP_MAYMOVE, MREMAP_DONTUNMAP
-    assert moved != managed
-    there = managed + PAGE
-else:
-    there = map(4, room + 16 * PAGE)
-    uffd.register(there, 4 * PAGE)
-    there += PAGE
-tell(read(there))
-"""
+_MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
+_MAP_FIXED_NOREPLACE = 0x100000
+
+
+class Libc:
+    """mmap(2) and the like, by addresses."""
+
+    def __init__(self) -> None:
+        self._libc = libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        libc.mremap.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 2, ctypes.c_int, ctypes.c_void_p]
+        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+    def map(self, pages: int, where: int | None = None) -> int:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (0 if where is None else _MAP_FIXED_NOREPLACE)
+        found = self._libc.mmap(where, pages * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+        assert found != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+        return int(found)
+
+    def unmap(self, address: int, pages: int) -> None:
+        assert self._libc.munmap(address, pages * PAGE) == 0
+
+    def move(self, address: int, pages: int, new_pages: int, flags: int, to: int | None = None) -> int:
+        return int(self._libc.mremap(address, pages * PAGE, new_pages * PAGE, flags, to))
+
+
+def register_later(fd: int, what: str, has_region: bool) -> None:
+    """Hand memory over; then grow, move or leave it, or register more, and read there."""
+    libc = Libc()
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)
+    room = libc.map(64)
+    libc.unmap(room, 64)
+    managed = libc.map(4, room)
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
+    with socket.socket(fileno=fd) as sock:
+        handoff.send(sock, uffd, [(managed, 4 * PAGE, 0, PAGE)], keep=True, register=has_region)
+    hear()
+    if what == "grown":
+        assert libc.move(managed, 4, 8, 0) == managed  # no event tells of that
+        there = managed + 6 * PAGE
+    elif what == "grown-and-moved":
+        assert libc.move(managed, 4, 8, _MREMAP_MAYMOVE | _MREMAP_FIXED, room + 32 * PAGE) == room + 32 * PAGE
+        there = room + 37 * PAGE
+    elif what == "vacated":
+        assert libc.move(managed, 4, 4, _MREMAP_MAYMOVE | _MREMAP_DONTUNMAP) != managed
+        there = managed + PAGE
+    else:
+        more = libc.map(4, room + 16 * PAGE)
+        uffd.register(more, 4 * PAGE)
+        there = more + PAGE
+    tell(ctypes.string_at(there, 1)[0])
 
 
 @pytest.mark.parametrize(
@@ -388,7 +404,7 @@ tell(read(there))
 def test_memory_that_is_registered_after_serving_began(what: str, regions: int, beyond: Any, found: int | None) -> None:
     """Poison is for what did not grow out of a region, whether events are told or not."""
     ours, theirs = socket.socketpair()
-    with ours, Child(LATER_BEYOND, theirs.fileno(), what, regions, sockets=[theirs]) as child:
+    with ours, Child(register_later, theirs.fileno(), what, bool(regions), sockets=[theirs]) as child:
         theirs.close()
         got = handoff.receive(ours, pyuffd.MemorySource(random_bytes(4 * PAGE)))
         with pyuffd.serve(got.uffd, got.regions if regions else [], pid=got.pid, beyond=beyond) as target:

@@ -1,8 +1,10 @@
 """Serving: every byte is right, whatever the order, the source and the threads."""
 
 import errno
+import faulthandler
 import json
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,19 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import (
-    PAGE,
-    SLOW_SOURCE,
-    Managed,
-    named_threads,
-    open_descriptors,
-    random_bytes,
-    run_child,
-    sleepers,
-    until,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.child import run_child, tell
+from support.memory import PAGE, Managed, random_bytes
+from support.slow_source import SlowSource
+from support.state import named_threads, open_descriptors, sleepers, until
 
 import pyuffd
 from pyuffd import _workload
@@ -206,22 +201,25 @@ def test_a_fault_that_was_read_before_the_manager_came_is_served() -> None:
         assert toucher.join().wrong_pages == 0
 
 
+def a_page_that_another_installed_wakes_its_toucher_child() -> None:
+    slow = SlowSource()
+    memory, source = slow.memory, slow.source
+    uffd = pyuffd.Userfaultfd()
+    twin = pyuffd.Userfaultfd.adopt(os.dup(uffd.fileno()))
+    target = pyuffd.serve(uffd, [memory.region(source=source)], fault_around=1)
+    toucher = memory.toucher(3, 1)
+    until(lambda: twin.waiting() == (0, 1) and slow.waiting() == 1)  # the handler's COPY waits for its source
+    twin.copy(memory.at(3), np.frombuffer(memory.data, np.uint8).ctypes.data + 3 * PAGE, PAGE, wake=False)
+    slow.open_gate()
+    tell(toucher.join().wrong_pages)
+    twin.close()
+    target.close("fill")
+    tell(target.stats().eexist)
+
+
 def test_a_page_that_another_installed_wakes_its_toucher() -> None:
     """COPY wakes only on success: whoever meets EEXIST has to wake, or the toucher sleeps for ever."""
-    code = """
-uffd = pyuffd.Userfaultfd()
-twin = pyuffd.Userfaultfd.adopt(os.dup(uffd.fileno()))
-target = pyuffd.serve(uffd, [memory.region(source=source)], fault_around=1)
-toucher = memory.toucher(3, 1)
-until(lambda: twin.waiting() == (0, 1) and gate.waiting()[1] == 1)  # the handler's COPY waits for its source
-twin.copy(memory.at(3), np.frombuffer(memory.data, np.uint8).ctypes.data + 3 * PAGE, PAGE, wake=False)
-open_gate()
-tell(toucher.join().wrong_pages)
-twin.close()
-target.close("fill")
-tell(target.stats().eexist)
-"""
-    assert run_child(SLOW_SOURCE + code) == [0, 1]
+    assert run_child(a_page_that_another_installed_wakes_its_toucher_child) == [0, 1]
 
 
 def test_wait_without_touches_times_out() -> None:
@@ -426,17 +424,27 @@ def test_a_timeout_that_is_no_number() -> None:
         target.wait(float("nan"))
 
 
-@pytest.mark.parametrize("how", ["sys.stderr = None", "os.close(2)", "sys.stderr.close()"])
+def lose_stderr(how: str) -> None:
+    if how == "none":
+        sys.stderr = None
+    elif how == "descriptor":
+        os.close(2)
+    else:
+        sys.stderr.close()
+
+
+def wait_without_stderr(how: str) -> None:
+    memory = Managed(pages=8)
+    target = memory.serve()
+    faulthandler.cancel_dump_traceback_later()
+    lose_stderr(how)
+    target.fill()
+    tell(target.wait(progress=True))
+
+
+@pytest.mark.parametrize("how", ["none", "descriptor", "closed"])
 def test_waiting_without_stderr(how: str) -> None:
-    code = f"""
-memory = Managed(pages=8)
-target = memory.serve()
-faulthandler.cancel_dump_traceback_later()
-{how}
-target.fill()
-tell(target.wait(progress=True))
-"""
-    assert run_child(code) is True
+    assert run_child(wait_without_stderr, how) is True
 
 
 def test_a_quantile_lies_between_0_and_1() -> None:
@@ -446,18 +454,20 @@ def test_a_quantile_lies_between_0_and_1() -> None:
                 target.stats().latency_quantile(quantile)
 
 
+def no_descriptor_left_is_no_matter_of_permission_child() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+    taken = []
+    try:
+        while True:
+            taken.append(pyuffd.Userfaultfd(user_mode_only=None))
+    except OSError as error:
+        tell([type(error).__name__, error.errno, "permit" in str(error)])
+
+
 def test_no_descriptor_left_is_no_matter_of_permission() -> None:
-    code = """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
-taken = []
-try:
-    while True:
-        taken.append(pyuffd.Userfaultfd(user_mode_only=None))
-except OSError as error:
-    tell([type(error).__name__, error.errno, "permit" in str(error)])
-"""
-    assert run_child(code) == ["OSError", errno.EMFILE, False]
+    assert run_child(no_descriptor_left_is_no_matter_of_permission_child) == ["OSError", errno.EMFILE, False]
 
 
 def test_report_and_counters_are_for_json() -> None:

@@ -1,9 +1,12 @@
 """One image for many targets, whose pages it has by CONTINUE."""
 
 import gc
+import mmap
 import os
 import signal
 import socket
+import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Child, random_bytes, run_child, until
+from support.child import Child, hear, run_child, tell
+from support.memory import PAGE, random_bytes
+from support.state import until
 
 import pyuffd
 from pyuffd import _workload
@@ -192,62 +197,51 @@ def test_hugetlb_pages_that_lack() -> None:
         pyuffd.SharedImage(pyuffd.CallableSource(lambda offset, length: b"", 100_000 * size), kind="hugetlb")
 
 
-TARGET = """
-sock = socket.socket(fileno=int(sys.argv[1]))
-_, fds, _, _ = socket.recv_fds(sock, 1, 1)
-import mmap
-length, write = int(sys.argv[2]), int(sys.argv[3])
-memory = mmap.mmap(fds[0], length, flags=mmap.MAP_PRIVATE)
-array = np.frombuffer(memory, np.uint8)
-uffd = pyuffd.Userfaultfd()
-pyuffd.handoff.send(sock, uffd, [(array.ctypes.data, length, 0, PAGE)], mode="missing+minor")
-import zlib
-tell(zlib.crc32(memory))
-for page in range(write):
-    memory[page * PAGE] = 1
-rollup = dict(line.split()[:2] for line in open("/proc/self/smaps") if line.startswith(("Pss:",)))
-pss = anonymous = 0
-inside = False
-for line in open("/proc/self/smaps"):
-    if "-" in line.split()[0] and not line.startswith("VmFlags"):
-        inside = int(line.split("-")[0], 16) == array.ctypes.data
-    elif inside and line.startswith("Pss:"):
-        pss = int(line.split()[1])
-    elif inside and line.startswith("Anonymous:"):
-        anonymous = int(line.split()[1])
-hear()
-tell([pss, anonymous])
-hear()
-"""
+def memory_of(address: int) -> tuple[int, int]:
+    """Pss and Anonymous of the mapping at this address, in KiB."""
+    of_mapping = Path("/proc/self/smaps").read_text().partition(f"{address:x}-")[2].split()
+    return int(of_mapping[of_mapping.index("Pss:") + 1]), int(of_mapping[of_mapping.index("Anonymous:") + 1])
+
+
+def map_image(fd: int, length: int, write: int) -> None:
+    """Map the image, hand the mapping over, read all of it, and write to so many pages."""
+    sock = socket.socket(fileno=fd)
+    _, fds, _, _ = socket.recv_fds(sock, 1, 1)
+    memory = mmap.mmap(fds[0], length, flags=mmap.MAP_PRIVATE)
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    uffd = pyuffd.Userfaultfd()
+    pyuffd.handoff.send(sock, uffd, [(address, length, 0, PAGE)], mode="missing+minor")
+    tell(zlib.crc32(memory))
+    for page in range(write):
+        memory[page * PAGE] = 1
+    hear()
+    tell(memory_of(address))
+    hear()
 
 
 @contextmanager
 def target_process(image: pyuffd.SharedImage, write: int) -> Iterator[tuple[Child, socket.socket]]:
     ours, theirs = socket.socketpair()
-    with ours, Child(TARGET, theirs.fileno(), image.length, write, sockets=[theirs]) as child:
+    with ours, Child(map_image, theirs.fileno(), image.length, write, sockets=[theirs]) as child:
         theirs.close()
         socket.send_fds(ours, [b"m"], [image.fileno()])
         yield child, ours
 
 
-DROPS = """
-import ctypes, mmap
-madvise = ctypes.CDLL(None).madvise
-madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-length, shared, events, wrote = (int(word) for word in sys.argv[2:])
-sock = socket.socket(fileno=int(sys.argv[1]))
-_, fds, _, _ = socket.recv_fds(sock, 1, 1)
-memory = mmap.mmap(fds[0], length, mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
-start = np.frombuffer(memory, "u1").ctypes.data
-if wrote:
-    memory[5 * PAGE] = 7  # a page of its own, which nobody of the manager's installed
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMOVE if events else 0)
-pyuffd.handoff.send(sock, uffd, [(start, length, 0, PAGE)], mode="missing+minor")
-hear()
-assert madvise(start + 5 * PAGE, 3 * PAGE, mmap.MADV_DONTNEED) == 0
-signal.signal(signal.SIGBUS, signal.SIG_DFL)
-tell(memory[5 * PAGE : 8 * PAGE].hex())
-"""
+def drop_pages(fd: int, length: int, events: bool, wrote: bool) -> None:
+    """Map the image, hand the mapping over, drop three pages of it, and read them."""
+    sock = socket.socket(fileno=fd)
+    _, fds, _, _ = socket.recv_fds(sock, 1, 1)
+    memory = mmap.mmap(fds[0], length, mmap.MAP_PRIVATE)
+    start = np.frombuffer(memory, "u1").ctypes.data
+    if wrote:
+        memory[5 * PAGE] = 7  # a page of its own, which nobody of the manager's installed
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMOVE if events else 0)
+    pyuffd.handoff.send(sock, uffd, [(start, length, 0, PAGE)], mode="missing+minor")
+    hear()
+    memory.madvise(mmap.MADV_DONTNEED, 5 * PAGE, 3 * PAGE)
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)
+    tell(memory[5 * PAGE : 8 * PAGE].hex())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # how a failing source is told
@@ -266,8 +260,8 @@ def test_a_page_that_is_dropped_before_it_came_is_the_images(
 
     image = pyuffd.SharedImage(pyuffd.CallableSource(read, len(DATA)) if late else pyuffd.MemorySource(DATA))
     ours, theirs = socket.socketpair()
-    arguments = (theirs.fileno(), image.length, 0, int(events), int(wrote))
-    with ours, Child(DROPS, *arguments, sockets=[theirs]) as child:
+    arguments = (theirs.fileno(), image.length, events, wrote)
+    with ours, Child(drop_pages, *arguments, sockets=[theirs]) as child:
         theirs.close()
         socket.send_fds(ours, [b"m"], [image.fileno()])
         got = pyuffd.handoff.receive(ours, image, mode="missing+minor")
@@ -283,7 +277,6 @@ def test_a_page_that_is_dropped_before_it_came_is_the_images(
 
 @pytest.mark.parametrize("late", [False, True])
 def test_eight_processes_have_one_copy(late: bool) -> None:
-    import zlib
 
     asked: list[int] = []
 
@@ -324,17 +317,22 @@ def test_late_sources_are_for_other_processes() -> None:
     assert image.wait(20, progress=False)
 
 
+def an_image_whose_source_hangs_can_be_waited_for_with_a_limit_child() -> None:
+    gate = threading.Event()
+
+    def read(offset: int, length: int) -> bytes:
+        gate.wait()
+        return bytes(length)
+
+    image = pyuffd.SharedImage(pyuffd.CallableSource(read, 4 * PAGE))
+    image.fill()
+    assert image.wait(0.05, progress=False) is False
+    gate.set()
+    assert image.wait(20, progress=False)
+
+
 def test_an_image_whose_source_hangs_can_be_waited_for_with_a_limit() -> None:
-    run_child(
-        """
-gate = threading.Event()
-image = pyuffd.SharedImage(pyuffd.CallableSource(lambda offset, length: gate.wait() and bytes(length), 4 * PAGE))
-image.fill()
-assert image.wait(0.05, progress=False) is False
-gate.set()
-assert image.wait(20, progress=False)
-"""
-    )
+    run_child(an_image_whose_source_hangs_can_be_waited_for_with_a_limit_child)
 
 
 @pytest.mark.parametrize(

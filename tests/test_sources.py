@@ -1,5 +1,6 @@
 """Sources: where the bytes of pages come from."""
 
+import faulthandler
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed, no_descriptor_leaks, random_bytes, run_child, until
+from support.child import become_nobody, run_child, tell
+from support.memory import PAGE, Managed, random_bytes
+from support.state import no_descriptor_leaks, until
 
 import pyuffd
 
@@ -97,32 +100,34 @@ def test_file_errors(tmp_path: Path) -> None:
             pyuffd.FileSource(5)  # type: ignore[arg-type]
 
 
+def a_fifo_is_refused_at_once_child(path: str) -> None:
+    try:
+        pyuffd.FileSource(path)
+    except ValueError as error:
+        tell("not a regular file" in str(error))
+
+
 def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    code = """
-try:
-    pyuffd.FileSource(sys.argv[1])
-except ValueError as error:
-    tell("not a regular file" in str(error))
-"""
-    assert run_child(code, tmp_path / "fifo") is True
+    assert run_child(a_fifo_is_refused_at_once_child, tmp_path / "fifo") is True
+
+
+def an_unreadable_file_child(path: Any) -> None:
+    become_nobody()
+    try:
+        pyuffd.FileSource(path)
+    except PermissionError as error:
+        tell(str(error))
 
 
 @pytest.mark.requires_root
 def test_an_unreadable_file() -> None:
-    code = """
-become_nobody()
-try:
-    pyuffd.FileSource(sys.argv[1])
-except PermissionError as error:
-    tell(str(error))
-"""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / "image"
         path.write_bytes(b"x" * PAGE)
         path.chmod(0)
-        assert "cannot open the source file" in run_child(code, path)
+        assert "cannot open the source file" in run_child(an_unreadable_file_child, path)
 
 
 def test_a_file_that_shrank_says_so_when_read(tmp_path: Path) -> None:
@@ -157,23 +162,23 @@ def test_a_file_that_shrinks_while_it_serves_poisons_whole_pages(tmp_path: Path)
     assert memory.mapping.array[5 * PAGE : 5 * PAGE + 100].tobytes() == memory.data[5 * PAGE : 5 * PAGE + 100]
 
 
+def touching_what_a_file_lost_is_sigbus_child(path: str) -> None:
+    memory = Managed(pages=10)
+    Path(path).write_bytes(memory.data)
+    source = pyuffd.FileSource(path)
+    _target = pyuffd.serve(pyuffd.Userfaultfd(), [memory.region(source=source)], fault_around=16)
+    os.truncate(path, 5 * PAGE)
+    memory.touch(0, 5)  # fault-around reaches behind the end, and must not fail the others
+    tell("right")
+    faulthandler.disable()
+    memory.touch(7, 1)
+    tell("survived")
+
+
 @pytest.mark.requires_full_userfaultfd
 @pytest.mark.requires_poison
 def test_touching_what_a_file_lost_is_sigbus(tmp_path: Path) -> None:
-    code = """
-memory = Managed(pages=10)
-path = sys.argv[1]
-open(path, "wb").write(memory.data)
-source = pyuffd.FileSource(path)
-target = pyuffd.serve(pyuffd.Userfaultfd(), [memory.region(source=source)], fault_around=16)
-os.truncate(path, 5 * PAGE)
-memory.touch(0, 5)  # fault-around reaches behind the end, and must not fail the others
-tell("right")
-faulthandler.disable()
-memory.touch(7, 1)
-tell("survived")
-"""
-    assert run_child(code, tmp_path / "image", expected=-7) == "right"
+    assert run_child(touching_what_a_file_lost_is_sigbus_child, tmp_path / "image", expected=-7) == "right"
 
 
 def test_a_file_is_let_go(tmp_path: Path) -> None:

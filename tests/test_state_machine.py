@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-from faulting import PAGE, open_descriptors, random_bytes, until
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from puppet import GoneError, Puppet
+from support.memory import PAGE, random_bytes
+from support.puppet import GoneError, Puppet
+from support.state import open_descriptors, until
 
 import pyuffd
 

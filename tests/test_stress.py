@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 import pytest
-from churning import ChurnPlan, ChurnTarget, churning
-from faulting import LIMIT, Managed, no_descriptor_leaks, run_child, until
+from support.child import run_child, tell
+from support.churning import ChurnPlan, ChurnTarget, churning
+from support.memory import PAGE, Managed, random_bytes
+from support.state import LIMIT, no_descriptor_leaks, open_descriptors, until
 
 import pyuffd
 
@@ -90,34 +92,41 @@ def test_a_target_that_is_killed_under_load_disturbs_no_other() -> None:
         del manager
 
 
+def forks_beyond_the_descriptor_limit_are_poisoned_and_stall_nobody_child() -> None:
+    import resource
+
+    from support.puppet import Puppet
+
+    data = random_bytes(8 * PAGE)
+    with Puppet.start() as puppet:
+        start = puppet.do("map", 8 * PAGE, "anonymous")
+        received = puppet.hand_over([(start, 8 * PAGE, 0, PAGE)], pyuffd.MemorySource(data), pyuffd.Feature.EVENTS)
+        target = pyuffd.serve(received.uffd, received.regions, pid=received.pid, fault_around=1)
+        assert puppet.do("read", start, PAGE) == data[:PAGE].hex()
+        highest = max(int(name) for name in open_descriptors())
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, before[1]))
+        puppet.do(
+            "brood", 40, start + 5 * PAGE, data[5 * PAGE : 6 * PAGE].hex()
+        )  # returns only when each of them is forked
+        assert puppet.do("read", start + PAGE, PAGE) == data[PAGE : 2 * PAGE].hex()
+        puppet.do("advise", start + 2 * PAGE, PAGE, 4)  # MADV_DONTNEED: other events go on
+        assert puppet.do("read", start + 2 * PAGE, PAGE) == bytes(PAGE).hex()
+        codes = puppet.do("harvest")
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        children = target.children
+        until(lambda: all(child.ended for child in children))  # they exited
+        unserved = [child.close() for child in children if "no descriptor" in child.close().reason]
+        assert all(report.poisoned for report in unserved)
+        tell([codes.count(0), codes.count(-signal.SIGBUS), len(codes), len(unserved)])
+        target.close("fill")
+
+
 @pytest.mark.requires_poison
 def test_forks_beyond_the_descriptor_limit_are_poisoned_and_stall_nobody() -> None:
-    code = """
-import resource
-from puppet import Puppet
-data = random_bytes(8 * PAGE)
-with Puppet.start() as puppet:
-    start = puppet.do("map", 8 * PAGE, "anonymous")
-    received = puppet.hand_over([(start, 8 * PAGE, 0, PAGE)], pyuffd.MemorySource(data), pyuffd.Feature.EVENTS)
-    target = pyuffd.serve(received.uffd, received.regions, pid=received.pid, fault_around=1)
-    assert puppet.do("read", start, PAGE) == data[:PAGE].hex()
-    highest = max(int(name) for name in open_descriptors())
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, before[1]))
-    puppet.do("brood", 40, start + 5 * PAGE, data[5 * PAGE:6 * PAGE].hex())  # returns only when each of them is forked
-    assert puppet.do("read", start + PAGE, PAGE) == data[PAGE:2 * PAGE].hex()
-    puppet.do("advise", start + 2 * PAGE, PAGE, 4)  # MADV_DONTNEED: other events go on
-    assert puppet.do("read", start + 2 * PAGE, PAGE) == bytes(PAGE).hex()
-    codes = puppet.do("harvest")
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    children = target.children
-    until(lambda: all(child.ended for child in children))  # they exited
-    unserved = [child.close() for child in children if "no descriptor" in child.close().reason]
-    assert all(report.poisoned for report in unserved)
-    tell([codes.count(0), codes.count(-signal.SIGBUS), len(codes), len(unserved)])
-    target.close("fill")
-"""
-    served, poisoned, forked, unserved = run_child(code)
+    served, poisoned, forked, unserved = run_child(
+        forks_beyond_the_descriptor_limit_are_poisoned_and_stall_nobody_child
+    )
     assert (served + poisoned, forked) == (40, 40)  # none read zeros
     assert unserved == poisoned > 0
     assert served > 0

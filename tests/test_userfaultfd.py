@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed, no_descriptor_leaks, random_bytes, readable, run_child, until
+from support.child import run_child, tell
+from support.memory import PAGE, Managed, random_bytes, readable
+from support.state import no_descriptor_leaks, until
 
 import pyuffd
 from pyuffd import Feature, RegisterMode, _workload
@@ -408,103 +411,117 @@ def test_no_close_while_another_thread_is_inside_a_call(uffd: pyuffd.Userfaultfd
     uffd.close()
 
 
+def read_is_interrupted_child() -> None:
+    uffd = pyuffd.Userfaultfd()
+
+    def interrupt() -> None:
+        calls = ("7", "73", "271")  # poll and ppoll, of x86-64 and of aarch64
+        tasks = Path("/proc/self/task")
+        until(lambda: any((task / "syscall").read_text().split()[0] in calls for task in tasks.iterdir()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        uffd.read()
+    except KeyboardInterrupt:
+        tell("interrupted")
+    thread.join()
+    uffd.close()
+
+
 def test_read_is_interrupted() -> None:
-    code = """
-uffd = pyuffd.Userfaultfd()
-def interrupt():
-    until(lambda: any(open(f"/proc/self/task/{t}/syscall").read().split()[0] in ("7", "73", "271")
-                      for t in os.listdir("/proc/self/task")))
-    os.kill(os.getpid(), signal.SIGINT)
-thread = threading.Thread(target=interrupt)
-thread.start()
-try:
-    uffd.read()
-except KeyboardInterrupt:
-    tell("interrupted")
-thread.join()
-uffd.close()
-"""
-    assert run_child(code) == "interrupted"
+    assert run_child(read_is_interrupted_child) == "interrupted"
+
+
+def remove_events_child() -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMOVE)
+    memory = Managed(pages=8)
+    uffd.register(memory.start, memory.length)
+    uffd.zeropage(memory.start, memory.length)
+
+    def during(action: Any) -> Any:
+        thread = threading.Thread(target=action)
+        thread.start()
+        (event,) = uffd.read(timeout=20)
+        thread.join()
+        return event
+
+    event = during(lambda: libc.madvise(ctypes.c_void_p(memory.start), ctypes.c_size_t(PAGE), 4))
+    assert isinstance(event, pyuffd.RemoveEvent)
+    assert (event.start, event.end) == (memory.start, memory.at(1)), event
+    assert repr(event) == f"RemoveEvent(start={memory.start:#x}, end={memory.at(1):#x})"
+    uffd.close()
+    tell("all")
 
 
 def test_remove_events() -> None:
     """madvise, mremap and munmap sleep until their event is read."""
-    code = """
-import ctypes
-libc = ctypes.CDLL(None)
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMOVE)
-memory = Managed(pages=8)
-uffd.register(memory.start, memory.length)
-uffd.zeropage(memory.start, memory.length)
-def during(action):
-    thread = threading.Thread(target=action)
-    thread.start()
-    (event,) = uffd.read(timeout=20)
-    thread.join()
-    return event
-event = during(lambda: libc.madvise(ctypes.c_void_p(memory.start), ctypes.c_size_t(PAGE), 4))
-assert isinstance(event, pyuffd.RemoveEvent)
-assert (event.start, event.end) == (memory.start, memory.at(1)), event
-assert repr(event) == f"RemoveEvent(start={memory.start:#x}, end={memory.at(1):#x})"
-uffd.close()
-tell("all")
-"""
-    assert run_child(code) == "all"
+    assert run_child(remove_events_child) == "all"
+
+
+def remap_and_unmap_events_child() -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    libc.mremap.restype = ctypes.c_void_p
+    libc.mmap.restype = ctypes.c_void_p
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_REMAP | pyuffd.Feature.EVENT_UNMAP)
+    p, n = ctypes.c_void_p, ctypes.c_size_t
+    start = libc.mmap(p(0), n(4 * PAGE), 3, 0x22, -1, n(0))
+    room = libc.mmap(p(0), n(4 * PAGE), 0, 0x22, -1, n(0))
+    uffd.register(start, 4 * PAGE)
+
+    def during(action: Any) -> Any:
+        thread = threading.Thread(target=action)
+        thread.start()
+        (event,) = uffd.read(timeout=20)
+        while thread.is_alive():  # mremap unmaps its old place: a second event
+            uffd.read(timeout=0.01)
+        return event
+
+    event = during(lambda: libc.mremap(p(start), n(4 * PAGE), n(4 * PAGE), 3, p(room)))
+    assert isinstance(event, pyuffd.RemapEvent), event
+    assert (event.from_, event.to, event.length) == (start, room, 4 * PAGE)
+    assert "RemapEvent(from_=" in repr(event)
+    event = during(lambda: libc.munmap(p(room), n(4 * PAGE)))
+    assert isinstance(event, pyuffd.UnmapEvent), event
+    assert (event.start, event.end) == (room, room + 4 * PAGE)
+    assert "UnmapEvent(start=" in repr(event)
+    tell("all")
 
 
 def test_remap_and_unmap_events() -> None:
-    code = """
-import ctypes, mmap
-libc = ctypes.CDLL(None)
-libc.mremap.restype = ctypes.c_void_p
-libc.mmap.restype = ctypes.c_void_p
-F = pyuffd.Feature
-uffd = pyuffd.Userfaultfd(F.EVENT_REMAP | F.EVENT_UNMAP)
-p, n = ctypes.c_void_p, ctypes.c_size_t
-start = libc.mmap(p(0), n(4 * PAGE), 3, 0x22, -1, n(0))
-room = libc.mmap(p(0), n(4 * PAGE), 0, 0x22, -1, n(0))
-uffd.register(start, 4 * PAGE)
-def during(action):
-    thread = threading.Thread(target=action)
-    thread.start()
-    (event,) = uffd.read(timeout=20)
-    while thread.is_alive():  # mremap unmaps its old place: a second event
-        uffd.read(timeout=0.01)
-    return event
-event = during(lambda: libc.mremap(p(start), n(4 * PAGE), n(4 * PAGE), 3, p(room)))
-assert isinstance(event, pyuffd.RemapEvent), event
-assert (event.from_, event.to, event.length) == (start, room, 4 * PAGE)
-assert "RemapEvent(from_=" in repr(event)
-event = during(lambda: libc.munmap(p(room), n(4 * PAGE)))
-assert isinstance(event, pyuffd.UnmapEvent), event
-assert (event.start, event.end) == (room, room + 4 * PAGE)
-assert "UnmapEvent(start=" in repr(event)
-tell("all")
-"""
-    assert run_child(code) == "all"
+    assert run_child(remap_and_unmap_events_child) == "all"
+
+
+def a_fork_event_is_the_childs_userfaultfd_child() -> None:
+    import ctypes
+
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_FORK)
+    memory = Managed(pages=2)
+    uffd.register(memory.start, memory.length)
+    got = []
+    reader = threading.Thread(target=lambda: got.extend(uffd.read()))
+    reader.start()
+    pid = ctypes.CDLL(None).fork()  # sleeps until the event is read; releases the GIL
+    if pid == 0:
+        memory.mapping.array[5]  # missing in the child too
+        os._exit(7)
+    reader.join()
+    (child,) = got
+    assert isinstance(child, pyuffd.Userfaultfd)
+    assert child.features == pyuffd.Feature.EVENT_FORK
+    (fault,) = child.read(timeout=20)
+    assert isinstance(fault, pyuffd.Fault)
+    assert fault.address == memory.start
+    child.zeropage(memory.start, PAGE)
+    tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @pytest.mark.requires_root
 def test_a_fork_event_is_the_childs_userfaultfd() -> None:
-    code = """
-import ctypes
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENT_FORK)
-memory = Managed(pages=2)
-uffd.register(memory.start, memory.length)
-got = []
-reader = threading.Thread(target=lambda: got.extend(uffd.read()))
-reader.start()
-pid = ctypes.CDLL(None).fork()  # sleeps until the event is read; releases the GIL
-if pid == 0:
-    memory.mapping.array[5]     # missing in the child too
-    os._exit(7)
-reader.join()
-(child,) = got
-assert isinstance(child, pyuffd.Userfaultfd)
-assert child.features == pyuffd.Feature.EVENT_FORK
-(fault,) = child.read(timeout=20)
-assert fault.address == memory.start
-child.zeropage(memory.start, PAGE)
-tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-    assert run_child(code) == 7
+    assert run_child(a_fork_event_is_the_childs_userfaultfd_child) == 7

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulting import PAGE, Managed
+from support.memory import PAGE, Managed
 
 import pyuffd
 from pyuffd import _workload

@@ -5,6 +5,7 @@ what it does from the seed that is printed when it loses something: run it again
 """
 
 import argparse
+import importlib
 import os
 import random
 import signal
@@ -12,13 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from counting import LOSSES, OF_STATS, Counts
-from faulting import Child
+from support.child import Child, tell
+from support.soak.counting import LOSSES, OF_STATS, Counts
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Part:
 
     def run(self, seed: int) -> Counts:
         """Run it in a process; how that ended is counted, too."""
-        with Child(_CODE, self.module, self.name, seed, limit=self.limit) as child:
+        with Child(_run, self.module, self.name, seed, limit=self.limit) as child:
             told, code = child.outcome()
             errors = child.errors()
         counts = Counts(told[0]) if told else Counts()
@@ -57,11 +56,11 @@ class Part:
         return counts
 
 
-_CODE = """
-import importlib, random
-name, seed = sys.argv[2:]
-tell(getattr(importlib.import_module(sys.argv[1]), name)(random.Random(f"{name} {seed}")))
-"""
+def _run(module: str, name: str, seed: int) -> None:
+    """What the process of a part runs."""
+    part = getattr(importlib.import_module(f"support.soak.{module}"), name)
+    tell(part(random.Random(f"{name} {seed}")))
+
 
 PARTS = (
     Part("living", "lives", 20, limit=150),

@@ -5,13 +5,13 @@ import dataclasses
 import os
 import random
 
-from counting import ENDINGS, Counts, count_close, count_stats, count_touches, count_wrong, leaks_counted
-from faulting import Managed, until
-from kinds import ANONYMOUS, MEMFD, SHARED, THP, Area
-from living import slice_of
-from puppet import Puppet
-
 import pyuffd
+from support.kinds import ANONYMOUS, MEMFD, SHARED, THP, Area
+from support.memory import Managed
+from support.puppet import Puppet
+from support.soak.counting import ENDINGS, Counts, count_close, count_stats, count_touches, count_wrong, leaks_counted
+from support.soak.living import slice_of
+from support.state import until
 
 _THREADS = 256
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from faulting import PAGE, random_bytes
-from puppet import Puppet
 
 import pyuffd
 from pyuffd import _workload, handoff
+from support.memory import PAGE, random_bytes
+from support.puppet import Puppet
 
 HUGE_PAGE = pyuffd.probe().hugetlb_page_size
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from counting import ENDINGS, Counts, count_close, count_codes, count_stats, count_touches, leaks_counted
-from faulting import PAGE, Managed, open_descriptors, random_bytes
-from kinds import ANONYMOUS, SHARED, Area
-from living import slice_of
-from puppet import Puppet
 
 import pyuffd
+from support.kinds import ANONYMOUS, SHARED, Area
+from support.memory import PAGE, Managed, random_bytes
+from support.puppet import Puppet
+from support.soak.counting import ENDINGS, Counts, count_close, count_codes, count_stats, count_touches, leaks_counted
+from support.soak.living import slice_of
+from support.state import open_descriptors
 
 _ENOUGH_THREADS = 500
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4

@@ -8,12 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from faulting import open_descriptors
-from kinds import Area
-from puppet import Puppet
-
 import pyuffd
 from pyuffd import Ending
+from support.kinds import Area
+from support.puppet import Puppet
+from support.state import open_descriptors
 
 Counts = Counter[str]
 

@@ -3,7 +3,8 @@
 What is done in one is drawn from a seed. Every page is verified there, again and again (``_workload.churn``).
 """
 
-import json
+import ctypes
+import mmap
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,25 +12,35 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from faulting import PAGE, Child
 
 import pyuffd
 from pyuffd import _workload, handoff
+from support.child import Child, hear, tell
+from support.memory import PAGE
 
-_CODE = """
-plan = json.loads(sys.argv[2])
-mapping = pyuffd.Mapping(plan["pages"] * PAGE)
-if plan["thp"]:
-    from ctypes import CDLL, c_void_p, c_size_t
-    assert CDLL(None).madvise(c_void_p(mapping.address), c_size_t(mapping.length), 14) == 0  # MADV_HUGEPAGE
-uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
-with socket.socket(fileno=int(sys.argv[1])) as sock:
-    pyuffd.handoff.send(sock, uffd, [(mapping.address, mapping.length, 0, PAGE)])
-hear()
-tell(_workload.churn(mapping.address, plan["pages"], plan["pattern"], seed=plan["seed"], threads=plan["threads"],
-                     seconds=plan["seconds"], between_forks=plan["between_forks"]))
-hear()
-"""
+
+def _churn(fd: int, plan: dict[str, Any]) -> None:
+    """What the process runs: hands its memory over, and does what is planned when it is told to."""
+    mapping = pyuffd.Mapping(plan["pages"] * PAGE)
+    if plan["thp"]:
+        libc = ctypes.CDLL(None)
+        advised = libc.madvise(ctypes.c_void_p(mapping.address), ctypes.c_size_t(mapping.length), mmap.MADV_HUGEPAGE)
+        assert advised == 0
+    uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
+    with socket.socket(fileno=fd) as sock:
+        pyuffd.handoff.send(sock, uffd, [(mapping.address, mapping.length, 0, PAGE)])
+    hear()
+    done = _workload.churn(
+        mapping.address,
+        plan["pages"],
+        plan["pattern"],
+        seed=plan["seed"],
+        threads=plan["threads"],
+        seconds=plan["seconds"],
+        between_forks=plan["between_forks"],
+    )
+    tell(done)
+    hear()
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def churning(plan: ChurnPlan, source: pyuffd.Source | None = None, **options: An
     with (
         ours,
         theirs,
-        Child(_CODE, theirs.fileno(), json.dumps(asdict(plan)), sockets=[theirs], limit=plan.seconds + 30) as child,
+        Child(_churn, theirs.fileno(), asdict(plan), sockets=[theirs], limit=plan.seconds + 30) as child,
     ):
         received = handoff.receive(ours, source or pyuffd.MemorySource(plan.data()), **options)
         yield ChurnTarget(child, received)

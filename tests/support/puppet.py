@@ -1,8 +1,9 @@
 """A target process that does to its memory what it is told, step by step, and what it forks does too.
 
-``Puppet`` is the end that tells; the process runs ``main()`` of this file. It talks by one line of JSON each way, and
-nobody else touches its memory: its own Python lies elsewhere. A step that does not come back within the limit fails the
-test that asked for it, and the processes are killed.
+``Puppet`` is the end that tells; the process is a ``Child`` that runs ``_obey()``. They talk by one line of JSON each
+way, over a socket, so that what it forks can be told, too. Nobody else touches its memory: its own Python lies
+elsewhere. A step that does not come back within the limit fails the test that asked for it, and the processes are
+killed.
 """
 
 import contextlib
@@ -12,12 +13,9 @@ import mmap
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 
 import pyuffd
 from pyuffd import _workload, handoff
+from support.child import Child
 
 PAGE = mmap.PAGESIZE
 LIMIT = 20.0
@@ -40,13 +39,11 @@ class GoneError(Exception):
 class Puppet:
     """The end that tells a process, and hears from it."""
 
-    def __init__(
-        self, sock: socket.socket, pid: int, process: subprocess.Popen[bytes] | None, limit: float = LIMIT
-    ) -> None:
+    def __init__(self, sock: socket.socket, pid: int, child: Child | None, limit: float = LIMIT) -> None:
         self._sock = sock
         self._file = sock.makefile("rb")
         self.pid = pid
-        self._process = process
+        self._child = child
         self._limit = limit
         sock.settimeout(limit)
 
@@ -54,16 +51,9 @@ class Puppet:
     def start(cls, limit: float = LIMIT) -> "Puppet":
         """Start a process; every answer of it, and of what it forks, must come within the limit."""
         ours, theirs = socket.socketpair()
-        root = Path(__file__).parent
         with theirs:
-            process = subprocess.Popen(
-                [sys.executable, str(root / "puppet.py"), str(theirs.fileno())],
-                stdout=subprocess.DEVNULL,  # else one that hangs holds up whoever reads what we tell
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-                start_new_session=True,
-            )
-        return cls(ours, process.pid, process, limit)
+            child = Child(_obey, theirs.fileno(), sockets=[theirs], limit=None)
+        return cls(ours, child.pid, child, limit)
 
     def post(self, step: str, *arguments: Any) -> None:
         """Tell it a step without waiting for the answer, which ``answer()`` hears."""
@@ -121,10 +111,10 @@ class Puppet:
 
     def kill(self) -> None:
         """End it, and all that it forked when it is the first."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._process:
-                os.killpg(self.pid, signal.SIGKILL)
-            else:
+        if self._child:
+            self._child.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def __enter__(self) -> "Puppet":
@@ -137,8 +127,8 @@ class Puppet:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
-        if self._process:
-            self._process.wait()
+        if self._child:
+            self._child.__exit__(kind, error, traceback)
         self._file.close()
         self._sock.close()
 
@@ -394,5 +384,6 @@ def listening() -> Iterator[tuple[str, Callable[[], socket.socket]]]:
         yield name, lambda: sock.accept()[0]
 
 
-if __name__ == "__main__":
-    _Marionette(socket.socket(fileno=int(sys.argv[1]))).run()
+def _obey(fd: int) -> None:
+    """What the process runs."""
+    _Marionette(socket.socket(fileno=fd)).run()

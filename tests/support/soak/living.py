@@ -6,11 +6,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-from churning import ChurnPlan, ChurnTarget, churning
-from counting import ENDINGS, Counts, count_close, count_stats, leaks_counted
-from faulting import Managed
-
 import pyuffd
+from support.churning import ChurnPlan, ChurnTarget, churning
+from support.memory import Managed
+from support.soak.counting import ENDINGS, Counts, count_close, count_stats, leaks_counted
 
 
 def lives(draw: random.Random) -> Counts:

@@ -12,12 +12,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from counting import ENDINGS, WRONG_BYTES, Counts, count_close, count_codes, count_stats, count_touches, leaks_counted
-from faulting import PAGE, Managed, random_bytes
-from kinds import ANONYMOUS, SHARED, Area
-from puppet import Puppet
 
 import pyuffd
+from support.kinds import ANONYMOUS, SHARED, Area
+from support.memory import PAGE, Managed, random_bytes
+from support.puppet import Puppet
+from support.soak.counting import (
+    ENDINGS,
+    WRONG_BYTES,
+    Counts,
+    count_close,
+    count_codes,
+    count_stats,
+    count_touches,
+    leaks_counted,
+)
 
 _SECONDS = 12  # that a child may take
 _SIZES = [pages * PAGE for pages in (2, 7, 50, 600)]  # of the arrays: a touch of the first page completes none
