@@ -56,12 +56,17 @@ def files_of(tree: Path) -> set[Path]:
 MOST_MEGABYTES = 10
 
 
-def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
-    dist = tmp_path / "dist"
+@pytest.fixture(scope="module")
+def dist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist of the tree, and the wheel of that sdist."""
+    folder = tmp_path_factory.mktemp("dist")
     before = files_of(tree)
-    # Makes the sdist, then the wheel from that sdist.
-    run(sys.executable, "-m", "build", "--outdir", dist, cwd=tree)
+    run(sys.executable, "-m", "build", "--outdir", folder, cwd=tree)
     assert files_of(tree) == before  # a build leaves nothing behind
+    return folder
+
+
+def test_sdist_to_wheel_to_import(dist: Path, tmp_path: Path) -> None:
     source = next(dist.glob("*.tar.gz"))
     assert source.stat().st_size < MOST_MEGABYTES << 20
     with tarfile.open(source) as sdist:
@@ -109,8 +114,8 @@ def bench_of_wheel(python: Path, wheel: Path, folder: Path) -> None:
     assert "wheel" in (folder / "out" / "raw" / "footprint.jsonl").read_text()  # instead of a commit
 
 
-def test_install_twice(tree: Path, tmp_path: Path) -> None:
-    """The second install meets the build directory of the first, whose isolated tools are gone.
+def test_install_twice(tree: Path, dist: Path, tmp_path: Path) -> None:
+    """The second install meets nothing of the first; both have the files of the wheel that was made from the sdist.
 
     That `pip install -e .` works is how these tests come to run.
     """
@@ -119,8 +124,18 @@ def test_install_twice(tree: Path, tmp_path: Path) -> None:
     for _ in range(2):
         run(python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", ".", cwd=tree)
     assert files_of(tree) == before
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:
+        assert installed_files(python, tmp_path) == {name for name in wheel.namelist() if not name.endswith("/")}
     run(python, "-m", "pip", "install", "-q", "numpy", "tqdm", cwd=tree)
     assert str(tmp_path) in run(python, "-c", "import pyuffd; print(pyuffd.__file__)", cwd=tmp_path)
+
+
+def installed_files(python: Path, folder: Path) -> set[str]:
+    """What came from the wheel, without what pip adds."""
+    code = "from importlib.metadata import files; print(*files('pyuffd'), sep='\\n')"
+    names = run(python, "-c", code, cwd=folder).splitlines()
+    of_pip = re.compile(r"\.\./.*|.*/__pycache__/.*|.*/(INSTALLER|REQUESTED|direct_url\.json)")
+    return {name for name in names if not of_pip.fullmatch(name)}
 
 
 def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
