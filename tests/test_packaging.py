@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 400
@@ -88,11 +90,15 @@ def test_sdist_to_wheel_to_import(dist: Path, tmp_path: Path) -> None:
     bench_of_wheel(python, next(dist.glob("*.whl")), tmp_path)
 
 
-def check_readme(wheel: Path) -> None:
-    """The readme is shown outside the repository, where a relative link leads nowhere."""
+def metadata(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as contents:
         (name,) = (name for name in contents.namelist() if name.endswith("METADATA"))
-        text = contents.read(name).decode()
+        return contents.read(name).decode()
+
+
+def check_readme(wheel: Path) -> None:
+    """The readme is shown outside the repository, where a relative link leads nowhere."""
+    text = metadata(wheel)
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert len(links) > 20
     assert [link for link in links if not link.startswith("https://")] == []
@@ -151,3 +157,19 @@ def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "pip install ." in done.stderr
+
+
+def test_the_lower_bounds_are_what_is_tested(dist: Path) -> None:
+    """.ci/test_lowest installs with .ci/lowest.txt the lower bound of everything that pyuffd[test] needs."""
+    lines = [line for line in (ROOT / ".ci" / "lowest.txt").read_text().splitlines() if not line.startswith("#")]
+    tested = {name: Version(version) for name, version in (line.split("==") for line in lines)}
+    bounds = {}
+    requirements = re.findall(r"^Requires-Dist: (.*)$", metadata(next(dist.glob("*.whl"))), re.MULTILINE)
+    for requirement in map(Requirement, requirements):
+        marker = requirement.marker
+        needed = marker is None or any(marker.evaluate({"extra": extra}) for extra in ("bench", "test"))
+        if needed and requirement.name != "pyuffd":
+            (bound,) = requirement.specifier
+            assert bound.operator == ">="
+            bounds[requirement.name] = Version(bound.version)
+    assert tested == bounds
