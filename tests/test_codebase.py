@@ -107,6 +107,7 @@ def test_a_skip_fails_where_everything_is_required(tmp_path: Path, required: str
 def test_the_version_is_one() -> None:
     assert _core.__version__ == pyuffd.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", pyuffd.__version__)
+    assert f"\nversion: {pyuffd.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_no_file_names_a_place_of_this_machine() -> None:

@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 400
@@ -56,12 +58,17 @@ def files_of(tree: Path) -> set[Path]:
 MOST_MEGABYTES = 10
 
 
-def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
-    dist = tmp_path / "dist"
+@pytest.fixture(scope="module")
+def dist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist of the tree, and the wheel of that sdist."""
+    folder = tmp_path_factory.mktemp("dist")
     before = files_of(tree)
-    # Makes the sdist, then the wheel from that sdist.
-    run(sys.executable, "-m", "build", "--outdir", dist, cwd=tree)
+    run(sys.executable, "-m", "build", "--outdir", folder, cwd=tree)
     assert files_of(tree) == before  # a build leaves nothing behind
+    return folder
+
+
+def test_sdist_to_wheel_to_import(dist: Path, tmp_path: Path) -> None:
     source = next(dist.glob("*.tar.gz"))
     assert source.stat().st_size < MOST_MEGABYTES << 20
     with tarfile.open(source) as sdist:
@@ -83,11 +90,15 @@ def test_sdist_to_wheel_to_import(tree: Path, tmp_path: Path) -> None:
     bench_of_wheel(python, next(dist.glob("*.whl")), tmp_path)
 
 
-def check_readme(wheel: Path) -> None:
-    """The readme is shown outside the repository, where a relative link leads nowhere."""
+def metadata(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as contents:
         (name,) = (name for name in contents.namelist() if name.endswith("METADATA"))
-        text = contents.read(name).decode()
+        return contents.read(name).decode()
+
+
+def check_readme(wheel: Path) -> None:
+    """The readme is shown outside the repository, where a relative link leads nowhere."""
+    text = metadata(wheel)
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert len(links) > 20
     assert [link for link in links if not link.startswith("https://")] == []
@@ -109,8 +120,8 @@ def bench_of_wheel(python: Path, wheel: Path, folder: Path) -> None:
     assert "wheel" in (folder / "out" / "raw" / "footprint.jsonl").read_text()  # instead of a commit
 
 
-def test_install_twice(tree: Path, tmp_path: Path) -> None:
-    """The second install meets the build directory of the first, whose isolated tools are gone.
+def test_install_twice(tree: Path, dist: Path, tmp_path: Path) -> None:
+    """The second install meets nothing of the first; both have the files of the wheel that was made from the sdist.
 
     That `pip install -e .` works is how these tests come to run.
     """
@@ -119,8 +130,18 @@ def test_install_twice(tree: Path, tmp_path: Path) -> None:
     for _ in range(2):
         run(python, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", ".", cwd=tree)
     assert files_of(tree) == before
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:
+        assert installed_files(python, tmp_path) == {name for name in wheel.namelist() if not name.endswith("/")}
     run(python, "-m", "pip", "install", "-q", "numpy", "tqdm", cwd=tree)
     assert str(tmp_path) in run(python, "-c", "import pyuffd; print(pyuffd.__file__)", cwd=tmp_path)
+
+
+def installed_files(python: Path, folder: Path) -> set[str]:
+    """What came from the wheel, without what pip adds."""
+    code = "from importlib.metadata import files; print(*files('pyuffd'), sep='\\n')"
+    names = run(python, "-c", code, cwd=folder).splitlines()
+    of_pip = re.compile(r"\.\./.*|.*/__pycache__/.*|.*/(INSTALLER|REQUESTED|direct_url\.json)")
+    return {name for name in names if not of_pip.fullmatch(name)}
 
 
 def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
@@ -136,3 +157,19 @@ def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "pip install ." in done.stderr
+
+
+def test_the_lower_bounds_are_what_is_tested(dist: Path) -> None:
+    """.ci/test_lowest installs with .ci/lowest.txt the lower bound of everything that pyuffd[test] needs."""
+    lines = [line for line in (ROOT / ".ci" / "lowest.txt").read_text().splitlines() if not line.startswith("#")]
+    tested = {name: Version(version) for name, version in (line.split("==") for line in lines)}
+    bounds = {}
+    requirements = re.findall(r"^Requires-Dist: (.*)$", metadata(next(dist.glob("*.whl"))), re.MULTILINE)
+    for requirement in map(Requirement, requirements):
+        marker = requirement.marker
+        needed = marker is None or any(marker.evaluate({"extra": extra}) for extra in ("bench", "test"))
+        if needed and requirement.name != "pyuffd":
+            (bound,) = requirement.specifier
+            assert bound.operator == ">="
+            bounds[requirement.name] = Version(bound.version)
+    assert tested == bounds

@@ -2,6 +2,7 @@
 
 #include "bindings/common.hpp"
 #include "bindings/docstrings.hpp"
+#include "bindings/own_exceptions.hpp"
 #include "engine/linux/error.hpp"
 #include "engine/serve/manager/manager.hpp"
 
@@ -60,7 +61,7 @@ void bind_errors(py::module_& m) {
                                     py::dict("needs"_a = py::tuple()));
   missing_pages_error = new_exception(m, "MissingPagesError", doc("MissingPagesError"),
                                       PyExc_RuntimeError, py::dict("missing_pages"_a = 0));
-  py::register_local_exception_translator(translate);
+  translate_own_exceptions(translate);
 
   // For tests of this border.
   m.def("_raise_system_error",

@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/bind_workload.hpp"
+#include "bindings/own_exceptions.hpp"
 #include "engine/linux/error.hpp"
 
 namespace py = pybind11;
@@ -20,7 +21,7 @@ void translate(std::exception_ptr exception) {
 
 PYBIND11_MODULE(_workload, m) {
   m.doc() = "The measuring side: threads that touch pages and time every access, and the floors.";
-  py::register_local_exception_translator(translate);
+  uffd::bindings::translate_own_exceptions(translate);
   uffd::workload::bind_pattern(m);
   uffd::workload::bind_touches(m);
   uffd::workload::bind_toucher(m);
