@@ -52,6 +52,8 @@ _LOOKS: Mapping[str, Look] = {
     "plain mappings": Look(YELLOW, "v"),
     "read()": Look(PINK, "X"),
     "a copy each": Look(ORANGE, "s"),
+    "one handler": Look(ORANGE, "s"),
+    "a handler each": Look(BLUE, "o"),
 }
 _OTHER = Look(GREY, "x")
 
