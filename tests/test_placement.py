@@ -271,8 +271,10 @@ def adopt_as_nobody(fd: int) -> None:
     got = pyuffd.handoff.receive(sock, memory.source)
     manager = pyuffd.Manager(placement="adopt")
     become_nobody()
-    with pytest.raises(pyuffd.UnsupportedError, match="CAP_SYS_NICE"):
+    try:
         manager.add(got.uffd, got.regions, pid=got.pid)
+    except pyuffd.UnsupportedError as error:
+        tell([str(error), error.needs])
     pyuffd.serve(got.uffd, got.regions, pid=got.pid).close("fill")
 
 
@@ -283,6 +285,9 @@ def test_threads_of_another_user_are_not_adopted() -> None:
     with Child(adopt_as_nobody, theirs.fileno(), sockets=[theirs]) as manager:
         entries = [(memory.start, memory.length, 0, PAGE)]
         pyuffd.handoff.send(ours, pyuffd.Userfaultfd(NAMED), entries)
+        said, needs = manager.hear()
+        assert "placement 'adopt' may not change the affinity" in said
+        assert needs == ["CAP_SYS_NICE"]
         manager.finish()
     ours.close()
     theirs.close()

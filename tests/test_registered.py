@@ -411,7 +411,7 @@ def test_memory_that_is_registered_after_serving_began(what: str, regions: int, 
             child.tell("go")
             if found is None:
                 child.finish(expected=-signal.SIGBUS)
-                assert target.stats().poisoned == 1
+                until(lambda: target.stats().poisoned == 1)  # counted after the wake
             else:
                 assert child.hear() == found
                 child.finish()

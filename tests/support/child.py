@@ -171,9 +171,38 @@ def become_nobody() -> None:
 def _main(file: str, name: str, arguments: str, limit: str) -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
+    sys.modules.setdefault("pytest", _LightPytest("pytest"))
     if float(limit):
         faulthandler.dump_traceback_later(float(limit), exit=True)
     _kept.append(getattr(_module(Path(file)), name)(*json.loads(arguments)))
+
+
+class _Decoration:
+    """What marks, parameters and fixtures are in a child: nothing."""
+
+    def __getattr__(self, name: str) -> "_Decoration":
+        return self
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return arguments[0] if len(arguments) == 1 and callable(arguments[0]) else self
+
+    def __getitem__(self, key: object) -> "_Decoration":
+        return self
+
+    def __or__(self, other: object) -> "_Decoration":
+        return self
+
+    __ror__ = __or__
+
+
+class _LightPytest(ModuleType):
+    """pytest for a child, which runs no tests: to import the real one takes half of a child's start."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("raises", "warns", "fail"):
+            del sys.modules["pytest"]
+            return getattr(importlib.import_module("pytest"), name)
+        return _Decoration()
 
 
 def _module(file: Path) -> ModuleType:
