@@ -10,7 +10,6 @@ from pathlib import Path
 DEVICE = Path("/dev/userfaultfd")
 
 _UID_MAP = Path("/proc/self/uid_map")
-_CAP_SYS_PTRACE = 19
 _SECCOMP_FILTER = "2"
 _ALL_IDS = ["0", "0", "4294967295"]
 
@@ -24,7 +23,6 @@ class Circumstances:
         python: The interpreter's file, which capabilities can be given to.
         kernel_has_device: Whether the kernel makes ``/dev/userfaultfd`` (Linux 6.1), wherever its node is.
         device_mode_permits: Whether the node's owner and mode let this user read and write it.
-        sys_ptrace: Whether CAP_SYS_PTRACE is effective, in whatever user namespace.
         in_user_namespace: Whether this is another user namespace than the initial one.
         seccomp_filter: Whether a seccomp filter looks at the system calls of this process.
         selinux_enforces: Whether SELinux enforces its policy.
@@ -34,7 +32,6 @@ class Circumstances:
     python: str
     kernel_has_device: bool
     device_mode_permits: bool
-    sys_ptrace: bool
     in_user_namespace: bool
     seccomp_filter: bool
     selinux_enforces: bool
@@ -48,7 +45,6 @@ def circumstances() -> Circumstances:
         python=os.path.realpath(sys.executable) if sys.executable else "python3",
         kernel_has_device=DEVICE.exists() or "userfaultfd" in _text("/proc/misc").split(),
         device_mode_permits=_mode_permits(),
-        sys_ptrace=bool(int(status.get("CapEff", "0"), 16) >> _CAP_SYS_PTRACE & 1),
         in_user_namespace=_UID_MAP.exists() and _text(_UID_MAP).split() != _ALL_IDS,
         seccomp_filter=status.get("Seccomp", "").strip() == _SECCOMP_FILTER,
         selinux_enforces=_text("/sys/fs/selinux/enforce").strip() == "1",

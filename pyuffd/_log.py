@@ -4,7 +4,6 @@ The engine's threads write it to a journal, which a thread of Python's reads. Th
 that is added while somebody listens to the logger: where logging is not set up there is no such thread.
 """
 
-import atexit
 import logging
 import os
 import threading
@@ -55,18 +54,26 @@ class _Listener:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def begin(self) -> None:
-        """Start to read, if somebody listens."""
-        if self._thread is not None or not _is_heard():
+        """Start to read, if somebody listens. Where another thread is at it, that is left to it."""
+        if self._thread is not None or not _is_heard() or not self._starting.acquire(blocking=False):
             return
-        _core.journal_open()
+        try:
+            if self._thread is None:
+                self._start()
+        finally:
+            self._starting.release()
+
+    def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="pyuffd-log", daemon=True)
         try:
+            _core.journal_open()
             thread.start()
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             _core.journal_shut()
-            logger.warning("nothing more is told of targets: %s", error)
+            logger.warning("nothing is told of targets by threads of the engine: %s", error)
             return
         self._thread = thread
 
@@ -78,8 +85,9 @@ class _Listener:
             thread.join()
 
     def forget(self) -> None:
-        """In a fork child, which does not have the thread."""
+        """In a fork child, which does not have the thread, nor one that was starting it."""
         self._thread = None
+        self._starting = threading.Lock()
 
     def _run(self) -> None:
         held: _Entry | None = None
@@ -135,5 +143,4 @@ def _is_heard() -> bool:
 
 
 listener = _Listener()
-atexit.register(listener.end)  # before the targets' own hook is registered, so that it runs after that
 os.register_at_fork(after_in_child=listener.forget)

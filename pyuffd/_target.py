@@ -1,15 +1,12 @@
 """A target: one address space that a manager serves, until it is let go."""
 
-import atexit
 import os
 import time
-import traceback
 import warnings
-import weakref
 from types import TracebackType
 from typing import Literal, get_args
 
-from pyuffd import _core
+from pyuffd import _core, _exit
 from pyuffd._arguments import check_flag, check_seconds, check_word
 from pyuffd._core import Userfaultfd
 from pyuffd._ending_report import EndingReport, to_report
@@ -25,8 +22,8 @@ class Target:
     """One address space whose memory is managed, made by ``serve()`` or ``Manager.add()``.
 
     It ends by itself as soon as nothing is missing, unless its ending is ``"keep-open"`` or a region of it notes writes
-    (``mode="missing+wp"``). As a context manager it fills
-    what is missing when the block is left, after an exception too, and only what cannot be filled is poisoned.
+    (``mode="missing+wp"``). As a context manager it fills what is missing when the block is left, after an exception
+    too. Only what cannot be filled is poisoned.
     """
 
     def __init__(
@@ -41,7 +38,7 @@ class Target:
         self._stopped: Userfaultfd | None = None
         self._closed = False
         self._owner = os.getpid()
-        _live.add(self)
+        _exit.live.add(self)
         if not is_child:
             logger.info("target %d: added: %d pages of %s%s", self.id, self.pages, self._whose(), self._limits())
 
@@ -201,7 +198,7 @@ class Target:
                 self._close_children(missing)
             self._finish(report)
         else:
-            _kept_open.add(self)
+            _exit.kept_open.add(self)
         return report
 
     def _close_children(self, missing: Missing) -> None:
@@ -222,7 +219,7 @@ class Target:
         """
         self._stopped = self._core.stop()
         self._closed = True
-        _kept_open.discard(self)
+        _exit.kept_open.discard(self)
         if self._owns_manager:
             self._release_manager()
         return self._stopped
@@ -236,7 +233,7 @@ class Target:
 
     def _finish(self, report: EndingReport) -> None:
         self._report = report
-        _kept_open.discard(self)
+        _exit.kept_open.discard(self)
         if self._owns_manager and not self._is_child:
             self._release_manager()
 
@@ -272,7 +269,7 @@ class Target:
         self.close(missing="fill")
 
     def _forked(self) -> bool:
-        # Not by _live: the collector of cycles empties weak references before it calls __del__.
+        # Not by the live targets: the collector of cycles empties weak references before it calls __del__.
         return self._owner != os.getpid()
 
     def __repr__(self) -> str:
@@ -293,36 +290,3 @@ class Target:
     def _limits(self) -> str:
         """Say what will fail."""
         return ", system calls on missing pages fail (user mode only)" if self.user_mode_only else ""
-
-
-_live: "weakref.WeakSet[Target]" = weakref.WeakSet()
-# keep-open targets after close(): served until stop() or exit, whoever holds them.
-_kept_open: set[Target] = set()
-
-
-def _fill_at_exit() -> None:
-    """Fill what is missing: the exit closes every userfaultfd, and missing pages would read as zeros."""
-    for target in list(_live):
-        # A lazy array's memory is this process's own and is served to its very end.
-        if not target._owns_memory:
-            _fill_family(target)
-
-
-def _fill_family(target: Target) -> None:
-    if target._stopped is None and target._report is None:
-        try:
-            target.close(missing="fill")
-        except Exception:
-            traceback.print_exc()  # the others are filled all the same
-    for child in target.children:
-        _fill_family(child)
-
-
-def _forget_in_child() -> None:
-    """The targets are the parent's; the child's copies of their userfaultfds are closed already."""
-    _live.clear()
-    _kept_open.clear()
-
-
-atexit.register(_fill_at_exit)
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import pytest
 from support.child import Child, become_nobody, hear, run_child, tell
 from support.memory import PAGE, Managed, random_bytes, readable
-from support.slow_source import SlowSource, main_thread_is_in
-from support.state import sleepers, until
+from support.slow_source import SlowSource
+from support.state import is_in, sleepers, until
 
 import pyuffd
 
@@ -107,7 +107,7 @@ def close_beside_waiting(missing: pyuffd.Missing, ending: pyuffd.Ending) -> None
     until(lambda: sleepers(fd) == 4 and slow.waiting() == 1)  # the handler itself waits for its source
 
     def let_go() -> None:
-        until(lambda: main_thread_is_in("close"))
+        until(lambda: is_in("close"))
         if missing == "zero":
             slow.open_gate()
 
@@ -313,14 +313,15 @@ def test_a_stop_meets_whoever_waits() -> None:
     target = memory.serve(ending="keep-open")
     errors: list[str] = []
 
-    def wait() -> None:
+    def meet() -> None:
         try:
             target.wait(20, progress=False)
         except RuntimeError as error:
             errors.append(str(error))
 
-    waiter = threading.Thread(target=wait)
+    waiter = threading.Thread(target=meet)
     waiter.start()
+    until(lambda: is_in("wait", waiter))
     target.stop().close()
     waiter.join()
     assert len(errors) == 1
@@ -443,7 +444,7 @@ def interrupted_wait_serves_on_child() -> None:
     target = memory.serve(fault_around=1)
 
     def interrupt() -> None:
-        until(lambda: main_thread_is_in("wait"))
+        until(lambda: is_in("wait"))
         memory.touch(0, 1)  # served meanwhile
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -470,7 +471,7 @@ def interrupted_close_fills_on_child() -> None:
     target = pyuffd.serve(pyuffd.Userfaultfd(), [memory.region(source=source)])
 
     def interrupt() -> None:
-        until(lambda: slow.waiting() == 1 and main_thread_is_in("close"))  # the filler waits for the source
+        until(lambda: slow.waiting() == 1 and is_in("close"))  # the filler waits for the source
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

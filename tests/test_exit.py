@@ -14,6 +14,7 @@ from support.child import Child, hear, run_child, tell
 from support.memory import PAGE, Managed
 
 import pyuffd
+from pyuffd import _exit
 
 
 def look(fd: int) -> None:
@@ -113,9 +114,9 @@ def exit_in_one_process(count: int) -> None:
     alone = Managed(pages=50)
     targets.append(alone.serve())
     # As if it had been registered before pyuffd was imported: it runs last.
-    atexit.unregister(pyuffd._target._fill_at_exit)
+    atexit.unregister(_exit.fill_all)
     atexit.register(lambda: tell([memory.states().count("right") for memory in [*memories, alone]]))
-    atexit.register(pyuffd._target._fill_at_exit)
+    atexit.register(_exit.fill_all)
     HELD.extend(targets)
 
 

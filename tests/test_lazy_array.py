@@ -19,6 +19,7 @@ from support.memory import PAGE, random_bytes
 from support.state import no_descriptor_leaks, open_descriptors, until
 
 import pyuffd
+from pyuffd import _exit
 
 
 def touch_in_thread(array: Any) -> bytes:
@@ -235,7 +236,7 @@ def exit_with_a_lazy_array_child(path: str) -> None:
     os.truncate(path, 1 << 30)
     array = pyuffd.lazy_array(pyuffd.FileSource(path), "u1", 1 << 30)
     assert array[12345] == 0
-    pyuffd._target._fill_at_exit()
+    _exit.fill_all()
     tell(pyuffd.target_of(array).missing_pages > 1000)
     tell(int(array[-1]))  # served to the very end
 

@@ -149,9 +149,8 @@ def test_threads_that_were_left_asleep(kept: Kept, puppet: Puppet) -> None:
     with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
         puppet.do("steal", False)
         puppet.do("touch_beside_thief", memory, 4 * PAGE, PAGE)
-        stolen = puppet.do("end_stealing")
-        if stolen:
-            kept.wait_for(f"WARNING target {target.id}:", "slept though nobody was going to wake them")
+        assert puppet.do("end_stealing") > 0
+        kept.wait_for(f"WARNING target {target.id}:", "slept though nobody was going to wake them")
 
 
 @pytest.mark.requires_root
@@ -183,6 +182,27 @@ def serve_in_silence() -> None:
         target.close(missing="zero")
     assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
     tell(True)
+
+
+def serve_from_many_threads() -> None:
+    logging.basicConfig(level=logging.ERROR)
+    sys.setswitchinterval(1e-6)
+    gate = threading.Barrier(8)
+
+    def serve() -> None:
+        gate.wait()
+        Managed(pages=1).serve().close("fill")
+
+    threads = [threading.Thread(target=serve) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tell([thread.name for thread in threading.enumerate()].count("pyuffd-log"))
+
+
+def test_the_journal_has_one_reader() -> None:
+    assert run_child(serve_from_many_threads) == 1
 
 
 def test_silent_by_default() -> None:

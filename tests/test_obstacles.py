@@ -20,7 +20,6 @@ PLAIN = Circumstances(
     python="/usr/bin/python3",
     kernel_has_device=True,
     device_mode_permits=False,
-    sys_ptrace=False,
     in_user_namespace=False,
     seccomp_filter=False,
     selinux_enforces=False,
@@ -101,7 +100,7 @@ def test_the_device(error: int, found: dict[str, bool], kind: str, reason: str, 
 
 
 def test_a_user_namespace_has_capabilities_that_do_not_count() -> None:
-    found = replace(PLAIN, sys_ptrace=True, in_user_namespace=True)
+    found = replace(PLAIN, in_user_namespace=True)
     assert ("user-namespace", "fork events") in told(REFUSED, found)
     assert "--userns=host" in of_kind("user-namespace", REFUSED, found).command
     assert "on the host" in of_kind("sysctl", REFUSED, found).command

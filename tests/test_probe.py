@@ -24,7 +24,6 @@ NOBODY = Circumstances(
     python="/usr/bin/python3",
     kernel_has_device=True,
     device_mode_permits=False,
-    sys_ptrace=False,
     in_user_namespace=False,
     seccomp_filter=False,
     selinux_enforces=False,

@@ -16,7 +16,7 @@ from support.memory import PAGE, Managed, random_bytes
 from support.state import until
 
 import pyuffd
-from pyuffd import _target, handoff
+from pyuffd import _exit, handoff
 
 pytestmark = [pytest.mark.requires_full_userfaultfd, pytest.mark.requires_root]
 
@@ -423,7 +423,7 @@ def test_the_exit_fills_other_targets_where_one_cannot_be(map_kind: Map, capfd: 
     waits = later.serve()
     other = Managed()
     first = other.serve()
-    _target._fill_at_exit()
+    _exit.fill_all()
     assert first.ended
     assert other.states() == ["right"] * other.pages
     assert "call registered() first" in capfd.readouterr().err

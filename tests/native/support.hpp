@@ -25,6 +25,7 @@
 #include "engine/serve/served/statistics.hpp"
 #include "engine/source/memory_source.hpp"
 #include "engine/source/zero_source.hpp"
+#include "engine/target/registration.hpp"
 #include "engine/target/target.hpp"
 #include "workload/pattern.hpp"
 

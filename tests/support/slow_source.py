@@ -1,8 +1,5 @@
 """A source whose bytes come when a test says so."""
 
-import sys
-import threading
-
 import numpy as np
 
 import pyuffd
@@ -35,13 +32,3 @@ class SlowSource:
     def waiting(self) -> int:
         """How many threads sleep for the bytes."""
         return self._gate.waiting()[1]
-
-
-def main_thread_is_in(name: str) -> bool:
-    """Whether a function of this name is on the stack of the main thread."""
-    identity = threading.main_thread().ident
-    assert identity is not None
-    frame = sys._current_frames().get(identity)
-    while frame is not None and frame.f_code.co_name != name:
-        frame = frame.f_back
-    return frame is not None

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,14 @@ def until(predicate: Callable[[], object], what: str = "a state") -> None:
     while not predicate():
         assert time.monotonic() < deadline, f"{what} did not come about within {LIMIT:.0f} s"
         os.sched_yield()
+
+
+def is_in(name: str, thread: threading.Thread | None = None) -> bool:
+    """Whether a function of this name is on the stack of a thread, by default the main one."""
+    frame = sys._current_frames().get((thread or threading.main_thread()).ident or 0)
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
 
 
 def sleepers(fd: int) -> int:

@@ -52,6 +52,16 @@ std::shared_ptr<const EndingReport> copy_for_journal(const EndingReport& report)
   }
 }
 
+void finish(ServedTarget& served, EndingReport report) {
+  const uint64_t missing = report.missing_pages;
+  auto copy = copy_for_journal(report);
+  served.life.finish(Stage::ended, std::move(report));
+  journal().write({.news = News::ended,
+                   .target = served.target.id(),
+                   .count = missing,
+                   .report = std::move(copy)});
+}
+
 Choice choose(const ServedTarget& served) {
   if (served.inline_faults) {
     return {Ending::unregister, "served inline: a fault that met an early close would be a SIGBUS"};
@@ -91,7 +101,7 @@ void Ender::end_in_time(ServedTarget& served) {
     try {
       return end(served);
     } catch (const std::bad_alloc&) {
-      if (served.target.uffd().fd() < 0) return served.life.finish(Stage::ended, EndingReport{});
+      if (served.target.uffd().fd() < 0) return finish(served, EndingReport{});
       ends_.pause(Patience::kLongest);
     }
   }
@@ -141,10 +151,7 @@ void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   if (served.settings.collapse) report.collapsed_bytes = collapse_all(served);
   served.process.close();
   served.target.let_go_of_what_regions_hold();
-  const auto copy = copy_for_journal(report);
-  served.life.finish(Stage::ended, std::move(report));
-  journal().write(
-      {.news = News::ended, .target = served.target.id(), .count = missing, .report = copy});
+  finish(served, std::move(report));
 }
 
 std::optional<bool> Ender::verify(const Target& target) {

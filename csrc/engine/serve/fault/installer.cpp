@@ -188,7 +188,7 @@ Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end
       journal().write({News::poisoned, target_.id(), pages, {range.start, progress.bytes}, cause});
     } else if (judge(progress.error) == Verdict::refused) {
       counters_.add(Count::failed, end - first);
-      journal().write({News::stuck, target_.id(), end - first, range, cause});
+      journal().write({News::stuck, target_.id(), end - first, range});
       return Outcome::failed;
     } else {
       const Outcome outcome = settle_page(region, first, progress.error);

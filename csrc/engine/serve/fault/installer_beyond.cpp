@@ -115,6 +115,7 @@ Outcome Installer::settle_place(const Range& page, int error) noexcept {
       break;
   }
   counters_.add(Count::failed);
+  journal().write({News::stuck, target_.id(), 1, page});
   return Outcome::failed;
 }
 

@@ -10,6 +10,7 @@
 #include "engine/linux/huge_pages.hpp"
 #include "engine/linux/smaps.hpp"
 #include "engine/source/shared_image.hpp"
+#include "engine/target/registration.hpp"
 #include "engine/target/target.hpp"
 
 namespace uffd {

@@ -10,6 +10,7 @@
 #include "engine/serve/manager/undo.hpp"
 #include "engine/serve/served/local_memory.hpp"
 #include "engine/serve/served/statistics.hpp"
+#include "engine/target/registration.hpp"
 
 namespace uffd {
 namespace {

@@ -5,6 +5,7 @@
 #include "engine/serve/inline/inline_faults.hpp"
 #include "engine/serve/inline/inline_targets.hpp"
 #include "engine/serve/served/served_target.hpp"
+#include "engine/target/registration.hpp"
 
 namespace uffd {
 

@@ -23,9 +23,12 @@ void Journal::shut() noexcept {
 
 void Journal::write(JournalEntry entry) noexcept {
   if (!is_open()) return;
-  uint64_t number = written_.load(std::memory_order_relaxed);
+  uint64_t number = 0;
   do {
-    if (number - read_.load(std::memory_order_acquire) >= kCapacity) {
+    // In this order: what was read before had been written before.
+    const uint64_t read = read_.load(std::memory_order_acquire);
+    number = written_.load(std::memory_order_relaxed);
+    if (number - read >= kCapacity) {
       dropped_.fetch_add(1, std::memory_order_relaxed);
       return;
     }
