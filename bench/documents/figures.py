@@ -56,7 +56,7 @@ def _interval(sources: Sources, *of: str) -> str:
 
 
 def _noise(sources: Sources, question: str) -> str:
-    return f"{noise(sources.results, question) - 1:.1%}"
+    return f"{noise(sources.results, question).ratio - 1:.1%}"
 
 
 def _told(sources: Sources, key: str) -> str:
