@@ -43,7 +43,12 @@ class Stats:
         lost_wakes: Threads that slept for a second while nobody was going to wake them: their message had been read by
             somebody else, or a wake-up went astray. They were woken.
         failed: Pages that could be neither supplied nor poisoned; their touchers sleep.
-        placement: Where the handler runs, and what is done about the target's threads.
+        placement: Where the handler runs, what is done about the target's threads, and how CPUs are kept awake during
+            bursts of faults, or why not.
+        wake_ns: By how many nanoseconds the waking of a CPU takes longer where the CPU is idle than where it is kept
+            awake, as bursts of faults of this target's handler showed; 0 where that is not known.
+        awake_ns: CPU time, in nanoseconds, that this target's handler spent on looking for the next fault, and that the
+            manager's warm thread spent on keeping a CPU awake. All targets of the handler share it.
         adopted: How often a thread of the target was put on the handler's CPU (placement "adopt").
         held: Threads of the target that are held there now.
         releases: How often all of them were let go because it did not pay: because the CPU time that they took, times
@@ -80,6 +85,8 @@ class Stats:
     lost_wakes: int
     failed: int
     placement: str
+    wake_ns: int
+    awake_ns: int
     adopted: int
     held: int
     releases: int

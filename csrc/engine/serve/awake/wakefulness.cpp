@@ -1,0 +1,44 @@
+#include "engine/serve/awake/wakefulness.hpp"
+
+#include "engine/linux/cpu_budget.hpp"
+#include "engine/linux/dma_latency.hpp"
+
+namespace uffd {
+
+Wakefulness::Wakefulness() {
+  if (const std::string reason = why_to_spare_cpu(); !reason.empty()) {
+    notes_->text = "no CPU is kept awake: " + reason;
+    return;
+  }
+  request_ = ForkClosedFd([] { return open_dma_latency(); });
+  if (request_) {
+    request_dma_latency(request_.get(), kAnyLatency);
+    notes_->text = "idle CPUs are kept awake in bursts by /dev/cpu_dma_latency";
+    return;
+  }
+  try {
+    warm_ = std::make_unique<WarmThread>(notes_->warm_cpu_ns);
+    notes_->text =
+        "a warm thread keeps a CPU awake in bursts: /dev/cpu_dma_latency is not writable";
+  } catch (const SystemError& error) {
+    notes_->text = std::string("no CPU is kept awake: ") + error.what();
+  }
+}
+
+void Wakefulness::begin(const FaultingThread& thread) noexcept {
+  if (bursts_.fetch_add(1) > 0) return;
+  if (request_) request_dma_latency(request_.get(), kNoLatency);
+  if (warm_) warm_->begin(thread);
+}
+
+void Wakefulness::follow(const FaultingThread& thread) noexcept {
+  if (warm_) warm_->follow(thread);
+}
+
+void Wakefulness::end() noexcept {
+  if (bursts_.fetch_sub(1) > 1) return;
+  if (request_) request_dma_latency(request_.get(), kAnyLatency);
+  if (warm_) warm_->end();
+}
+
+}  // namespace uffd
