@@ -60,6 +60,7 @@ class _ReleaseFinding(TypedDict):
     lost_wakes: tuple[int, int] | None
 
 def probe() -> _Probe: ...
+def wake_ups() -> tuple[int | None, int | None, int]: ...
 def release() -> _Release:
     """What is known of this kernel: no experiment."""
 

@@ -13,6 +13,7 @@ from pyuffd._flags import Feature
 from pyuffd._memory_kinds import MemoryKind, memory_kinds
 from pyuffd._obstacles import Attempts, Blocked, Obstacle, obstacles
 from pyuffd._release import Release, find_release, known_release
+from pyuffd._wake_up import WakeUp, wake_up
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Probe:
         return obstacles(self._attempts, self.circumstances)
 
     @property
+    def wake_up(self) -> WakeUp:
+        """What it costs to wake a thread on an idle CPU; measured at the first call, in some milliseconds."""
+        return wake_up()
+
+    @property
     def advice(self) -> str:
         """What to change so that every access can be served, a kernel's too; empty where each can."""
         if self.full:
@@ -108,6 +114,9 @@ class Probe:
             ("vm.unprivileged_userfaultfd", str(sysctl) if sysctl >= 0 else "cannot be read"),
             ("features", names),
             *((f"{one.kind}, {one.mode}", one.refused or ", ".join(one.ioctls)) for one in self.memory),
+            ("wake-up of an idle CPU", str(self.wake_up)),
+            ("  kept awake", self.wake_up.awake),
+            *(("  to make faults faster", command) for command in self.wake_up.advice),
             *(row for one in self.obstacles for row in _rows_of(one)),
             ("advice", _advice(self)),
         ]

@@ -5,6 +5,7 @@ import os
 import stat
 import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support.seccomp import forbid
 from support.state import until
 
 import pyuffd
+from pyuffd import WakeUp
 
 CPUS = sorted(os.sched_getaffinity(0))
 DEVICE = Path("/dev/cpu_dma_latency")
@@ -160,3 +162,50 @@ def test_others_choose_for_themselves() -> None:
     memory = Managed(pages=100)
     with memory.serve(placement="free") as target:
         assert burst(target, memory).placement == "free"
+
+
+HERE = WakeUp(idle_ns=25_000, awake_ns=2_500, refused=0, cpuidle="haltpoll, haltpoll", halt_poll_ns=0, user="ann")
+
+
+def test_what_a_wake_up_costs_here() -> None:
+    found = pyuffd.probe().wake_up
+    assert found is pyuffd.probe().wake_up
+    assert (found.idle_ns is None) == (len(CPUS) < 2)
+    assert (found.refused == 0) == may_request()
+    assert (found.awake_ns is None) == (len(CPUS) < 2 or not may_request())
+    assert found.idle_ns is None or 500 < found.idle_ns < 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("found", "idle", "awake", "advice"),
+    [
+        (HERE, "25 us (cpuidle: haltpoll, haltpoll)", "2.5 us; placement 'auto'", []),
+        (
+            replace(HERE, awake_ns=None, refused=errno.EACCES),
+            "25 us",
+            "/dev/cpu_dma_latency is refused: Permission denied",
+            [
+                "setfacl -m u:ann:w /dev/cpu_dma_latency  (saves up to 50 us a fault, in bursts)",
+                "echo 200000 > /sys/module/haltpoll/parameters/guest_halt_poll_ns",
+                "placement='adopt'",
+            ],
+        ),
+        (replace(HERE, awake_ns=None, refused=errno.EACCES, idle_ns=2_000, cpuidle=""), "2 us", "is refused", []),
+        (replace(HERE, idle_ns=None, awake_ns=None), "this process may not use two CPUs", "not measured", []),
+    ],
+)
+def test_what_would_make_faults_faster(found: WakeUp, idle: str, awake: str, advice: list[str]) -> None:
+    assert idle in str(found)
+    assert awake in found.awake
+    assert len(found.advice) == len(advice)
+    for told, expected in zip(found.advice, advice, strict=True):
+        assert told.startswith(expected)
+
+
+def wake_up_on_one_cpu() -> None:
+    os.sched_setaffinity(0, CPUS[:1])
+    tell(str(pyuffd.probe().wake_up))
+
+
+def test_one_cpu_wakes_nobody() -> None:
+    assert run_child(wake_up_on_one_cpu) == "not measured: this process may not use two CPUs"
