@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..arms import COPIES, IMAGE, LOOP, bare, by_continue
+from ..arms import COPIES, IMAGE, LOOP, POOL, UNPRIVILEGED, WAKE_UP, bare, by_continue
 from .drawing import drawn_of
 from .judge import compare
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, figure, lines, point, times_on
@@ -20,7 +20,7 @@ _MODES = {"missing": "missing", "wp": "missing+wp", "minor": "minor"}
 def draw(results: Results) -> Iterator[Drawn]:
     """Draw those whose questions were measured."""
     return drawn_of(
-        results, [placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness]
+        results, [default, placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness]
     )
 
 
@@ -69,6 +69,31 @@ def _single(
     _drawn_against(axes, found, label)
     axes.set_ylabel(ylabel)
     return Drawn(name, title, note, drawn)
+
+
+def default(results: Results) -> Drawn | None:
+    """What a fault costs by the default and by other ways, against what a wake-up costs."""
+    found: _Lines = {}
+    cases = [info for info in results.cases_of("default") if info.parameters.get("setup") == "across"]
+    for info in sorted(cases, key=lambda info: results.median("default", info.name, WAKE_UP)):
+        wake_up = results.median("default", info.name, WAKE_UP)
+        for arm in (POOL, LOOP, UNPRIVILEGED, "auto", "adopt"):
+            values = results.of("default", info.name, arm)
+            if wake_up == wake_up and values.notna().any():
+                found.setdefault(arm, {})[wake_up] = values
+    if "auto" not in found:
+        return None
+    drawn = figure()
+    axes = drawn.add_subplot()
+    axes.set(xscale="log", yscale="log", xlabel="a wake-up of an idle CPU", ylabel="time of a fault")
+    lines(axes, found)
+    times_on(axes.xaxis)
+    times_on(axes.yaxis)
+    axes.legend(fontsize=8)
+    slowest = max(found["auto"])
+    told = [f"{arm} takes {seconds(float(found[arm][slowest].median()))}" for arm in (LOOP, "auto") if arm in found]
+    title = f"Where a wake-up takes {seconds(slowest)}, {' and '.join(told)}"
+    return Drawn("default", title, f"{SPREAD} Wake-ups slower than this host's are emulated.", drawn)
 
 
 def placements(results: Results) -> Drawn | None:

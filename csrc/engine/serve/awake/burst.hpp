@@ -24,7 +24,7 @@ class Burst {
   // Messages were read, after the handler had slept or not, and their faults are resolved.
   Change served(uint64_t read_at, uint64_t done_at, bool slept) noexcept {
     const uint64_t gap = read_at - std::exchange(done_at_, done_at);
-    if (gap >= kQuietNs) return quiet();
+    if (gap >= kQuietNs) return end();
     if (std::exchange(skip_, false)) return Change::none;
     sum_ns_ += gap;
     sleeps_ += slept;
@@ -35,10 +35,19 @@ class Burst {
     return awake_ ? compare(mean) : consider(mean);
   }
 
-  // No message came for kQuietNs, or the handler is going to sleep.
-  Change quiet() noexcept {
+  // No message came for kQuietNs, or the handler is going to sleep. A burst that was too short to
+  // compare did not pay.
+  Change end() noexcept {
     forget_gaps();
-    return std::exchange(awake_, false) ? Change::ends : Change::none;
+    if (!awake_) return Change::none;
+    if (looks_ == 0) leave_off();
+    awake_ = false;
+    return Change::ends;
+  }
+  // The handler's CPU is wanted by others: keeping it is not for this burst.
+  Change give_up() noexcept {
+    if (awake_ && looks_ > 0) leave_off();
+    return end();
   }
 
   bool awake() const noexcept { return awake_; }
@@ -72,12 +81,16 @@ class Burst {
       last_pause_ /= 2;
       if (++looks_ < kLooks) return Change::none;
     } else {
-      last_pause_ = std::clamp<uint64_t>(2 * last_pause_, 1, kLongestPause);
-      pause_ = last_pause_;
+      leave_off();
     }
     awake_ = false;
     skip_ = true;
     return Change::ends;
+  }
+
+  void leave_off() noexcept {
+    last_pause_ = std::clamp<uint64_t>(2 * last_pause_, 1, kLongestPause);
+    pause_ = last_pause_;
   }
 
   void learn(uint64_t wake_ns) noexcept {
@@ -86,7 +99,7 @@ class Burst {
 
   void forget_gaps() noexcept { sum_ns_ = gaps_ = sleeps_ = 0; }
 
-  static constexpr uint64_t kGapsBefore = 16, kGapsAwake = 64;
+  static constexpr uint64_t kGapsBefore = 8, kGapsAwake = 64;
   static constexpr uint64_t kLooks = 256;      // at kGapsAwake gaps, before it is compared again
   static constexpr uint64_t kWorthNs = 6'000;  // a shorter gap has no idle CPU in it
   static constexpr uint64_t kLongestPause = 1 << 12;

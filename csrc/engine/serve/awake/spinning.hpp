@@ -34,7 +34,7 @@ class Spinning {
     const auto found = spin_for(budget, look);
     if (found == 0) {
       in_vain();
-      budget_ns_ = std::min(2 * budget_ns_, longest_ns_);
+      if (!crowded_) budget_ns_ = std::min(2 * budget_ns_, longest_ns_);
     } else if (crowded_) {
       in_vain();
     } else {

@@ -27,7 +27,7 @@ class Vigil {
         spinning_(keeper_ ? Spinning::kLongestNs : Spinning::kFirstNs) {
     if (keeper) notes_->keeper = keeper->notes();
   }
-  ~Vigil() { change(burst_.quiet()); }
+  ~Vigil() { change(burst_.end()); }
   Vigil(const Vigil&) = delete;
   Vigil& operator=(const Vigil&) = delete;
 
@@ -43,13 +43,17 @@ class Vigil {
     const auto found = burst ? spinning_.spin_for(Burst::kQuietNs, look) : spinning_.spin(look);
     add(notes_->spun_ns, spinning_.spun_ns());
     slept_ = found == 0;
-    if (burst && (slept_ || spinning_.longest_look_ns() > kSharedNs)) change(burst_.quiet());
+    if (burst && spinning_.longest_look_ns() > kSharedNs) {
+      change(burst_.give_up());
+    } else if (burst && slept_) {
+      change(burst_.end());
+    }
     return found;
   }
   // To be called instead of watch() by who sleeps at once.
   void sleeps() noexcept {
     slept_ = true;
-    change(burst_.quiet());
+    change(burst_.end());
   }
 
   // Messages were read after watch() or sleep, and their faults are resolved. thread() is a
