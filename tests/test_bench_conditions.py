@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.state import open_descriptors
 
 from bench.harness import conditions, slow_wake
 
@@ -15,10 +16,10 @@ CPUS = os.sched_getaffinity(0)
 def test_wake_ups_are_slow_for_a_while() -> None:
     if why := slow_wake.unavailable():
         pytest.skip(why)
-    open_before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with slow_wake.slow_wake(150e-6):
         assert slow_wake.wake_up() > 100e-6
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert open_descriptors() == before
     assert min(slow_wake.wake_up() for _ in range(5)) < 100e-6
 
 

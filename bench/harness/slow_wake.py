@@ -60,7 +60,7 @@ def slow_wake(seconds: float) -> Iterator[None]:
 
 
 def wake_up() -> float:
-    """Seconds to wake a thread on an idle CPU."""
+    """Seconds to wake a thread on an idle CPU, as a quiet machine has it."""
     idle_ns, _, _ = _core.wake_ups()
     if idle_ns is None:
         raise OSError(errno.ENOTSUP, "a wake-up of an idle CPU takes two CPUs")

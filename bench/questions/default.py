@@ -61,6 +61,7 @@ def _case(context: Context, setup: str, slow: int = 0) -> Case:
         control="auto",
         unavailable=OTHER.unavailable or (unavailable() if slow else ""),
         seconds=3.0 if slow else 1.2,
+        settles=True,
     )
 
 
@@ -97,6 +98,7 @@ def _shared_case(context: Context, condition: str) -> Case:
         control="free",
         unavailable=conditions.quota_unavailable() if "quota" in condition else "",
         seconds=1.0,
+        settles=condition != "both CPUs busy",
     )
 
 

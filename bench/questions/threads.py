@@ -37,7 +37,8 @@ def _case(threads: int) -> Case:
         pairs=[("auto", LOOP), ("adopt", LOOP), ("adopt", "auto")],
         control=LOOP if threads == 1 else "",
         unavailable=OTHER.unavailable,
-        seconds=0.3,
+        seconds=0.4,
+        settles=True,
     )
 
 

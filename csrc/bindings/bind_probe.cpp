@@ -62,10 +62,10 @@ py::dict release_experiment(double lost_wake_seconds) {
 // Of an idle CPU; of one that is kept awake; and the errno where that is refused.
 std::tuple<std::optional<uint64_t>, std::optional<uint64_t>, int> wake_ups() {
   return without_gil([]() -> std::tuple<std::optional<uint64_t>, std::optional<uint64_t>, int> {
-    const auto idle = wake_up_ns();
+    const auto idle = wake_up_ns(Idle::halts);
     try {
       const DmaLatency held;
-      return {idle, wake_up_ns(), 0};
+      return {idle, wake_up_ns(Idle::is_awake), 0};
     } catch (const SystemError& error) {
       return {idle, std::nullopt, error.code().value()};
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,9 @@ namespace uffd {
 namespace {
 
 constexpr uint32_t kTurns = 400;
+// After a request to /dev/cpu_dma_latency the haltpoll governor polls before each halt for up to
+// 250 us (cpuidle_poll_time() of the kernel); each halt that lasts longer halves that.
+constexpr int kSettlingSleeps = 24;
 constexpr uint64_t kFarNs = 3'600'000'000'000;  // so far that no timer is set for it
 
 std::optional<std::pair<Cpu, Cpu>> two_cpus() {
@@ -30,7 +34,9 @@ std::optional<std::pair<Cpu, Cpu>> two_cpus() {
 // other's.
 class Table {
  public:
-  void play(uint32_t parity) {
+  void play(uint32_t parity, Idle idle) {
+    for (int i = 0; idle == Idle::halts && i < kSettlingSleeps; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     for (uint32_t turn = parity; turn < kTurns; turn += 2) {
       for (uint32_t now; (now = turn_.load()) < turn;)
         futex::wait_until(turn_, now, sys::monotonic_ns() + kFarNs);
@@ -65,15 +71,15 @@ class Table {
 
 }  // namespace
 
-std::optional<uint64_t> wake_up_ns() {
+std::optional<uint64_t> wake_up_ns(Idle idle) {
   const auto cpus = two_cpus();
   if (!cpus) return std::nullopt;
   Table table;
   try {
-    std::thread one = start_thread("uffd-wake-0", cpus->first, [&] { table.play(0); });
+    std::thread one = start_thread("uffd-wake-0", cpus->first, [&] { table.play(0, idle); });
     std::thread other;
     try {
-      other = start_thread("uffd-wake-1", cpus->second, [&] { table.play(1); });
+      other = start_thread("uffd-wake-1", cpus->second, [&] { table.play(1, idle); });
     } catch (const SystemError&) {
       table.end();
       one.join();

@@ -6,9 +6,12 @@
 
 namespace uffd {
 
+// Whether the CPUs halt when they are idle, or are kept awake by who calls.
+enum class Idle { halts, is_awake };
+
 // Nanoseconds from the system call of one thread to the first instruction of the other, the median
-// of some hundred; takes some milliseconds. Empty where this process may not use two CPUs, or a
-// thread cannot be started.
-std::optional<uint64_t> wake_up_ns();
+// of some hundred; takes some 10 ms. Empty where this process may not use two CPUs, or a thread
+// cannot be started.
+std::optional<uint64_t> wake_up_ns(Idle idle);
 
 }  // namespace uffd
