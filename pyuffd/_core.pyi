@@ -83,11 +83,11 @@ def _raise_system_error(error: int, text: str) -> None: ...
 
 @final
 class Fault:
-    """A thread sleeps on this page until it is resolved (uffd_msg, UFFD_EVENT_PAGEFAULT)."""
+    """A fault: a thread sleeps until its page is installed (uffd_msg, UFFD_EVENT_PAGEFAULT)."""
 
     @property
     def address(self) -> int:
-        """Of the access; page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
+        """The address of the access; page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
 
     @property
     def flags(self) -> FaultFlag:
@@ -95,7 +95,7 @@ class Fault:
 
     @property
     def thread(self) -> int:
-        """Its id in the target's pid namespace; 0 without the feature THREAD_ID."""
+        """The thread's id in the target's pid namespace; 0 without the feature THREAD_ID."""
 
 @final
 class RemapEvent:
@@ -103,15 +103,15 @@ class RemapEvent:
 
     @property
     def from_(self) -> int:
-        """Where the memory was."""
+        """The old address of the memory."""
 
     @property
     def to(self) -> int:
-        """Where it is now."""
+        """The new address of the memory."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length of the memory in bytes."""
 
 @final
 class RemoveEvent:
@@ -119,11 +119,11 @@ class RemoveEvent:
 
     @property
     def start(self) -> int:
-        """The first address that was dropped."""
+        """The first dropped address."""
 
     @property
     def end(self) -> int:
-        """The first address behind what was dropped."""
+        """The first address after the dropped pages."""
 
 @final
 class UnmapEvent:
@@ -131,36 +131,37 @@ class UnmapEvent:
 
     @property
     def start(self) -> int:
-        """The first address that was unmapped."""
+        """The first unmapped address."""
 
     @property
     def end(self) -> int:
-        """The first address behind what was unmapped."""
+        """The first address after the unmapped memory."""
 
 @final
 class UnknownEvent:
-    """An event that this version does not know."""
+    """An event that this version of pyuffd does not know."""
 
     @property
     def event(self) -> int:
-        """Its number (UFFD_EVENT_x)."""
+        """The number of the event (UFFD_EVENT_x)."""
 
 @final
 class Userfaultfd:
-    """A userfaultfd, opened and past UFFDIO_API: every ioctl one to one (userfaultfd(2), ioctl_userfaultfd(2)).
+    """An open userfaultfd, after UFFDIO_API. Each ioctl is a method (userfaultfd(2), ioctl_userfaultfd(2)).
 
-    It is non-blocking and close-on-exec, and a fork child closes it at once. ``serve()`` and ``Manager.add()`` take it
-    over; after that, and after ``close()``, every call is a ValueError. Calls that the kernel refuses raise
-    OSError with its errno. Addresses and lengths are in bytes.
+    The descriptor is non-blocking and close-on-exec, and fork children close it at once. ``serve()`` and
+    ``Manager.add()`` take it over. After that, and after ``close()``, every call raises ValueError. A call that the
+    kernel refuses raises OSError with the errno. Addresses and lengths are in bytes.
 
     Args:
-        features: ``Feature`` bits to ask for.
-        user_mode_only: False opens /dev/userfaultfd, else userfaultfd(2), and serves kernel accesses too. True needs
-            no permission, but kernel accesses to missing pages fail with EFAULT. None is False where that is permitted,
-            else True: the property ``user_mode_only`` says which.
+        features: The ``Feature`` bits to ask for.
+        user_mode_only: False opens /dev/userfaultfd, or calls userfaultfd(2) without it, and serves kernel accesses
+            too. True needs no permission, but kernel accesses to missing pages fail with EFAULT. None takes False if
+            this user has the permission, and True otherwise. The property ``user_mode_only`` tells which.
 
     Raises:
-        UnsupportedError: It cannot be opened, or this kernel lacks a feature; the message names what to change.
+        UnsupportedError: The userfaultfd cannot be opened, or this kernel lacks a feature. The message names what to
+            change.
     """
 
     def __init__(self, features: int = 0, user_mode_only: bool | None = None) -> None: ...
@@ -169,25 +170,26 @@ class Userfaultfd:
         """Take over a descriptor that another process opened and registered.
 
         Raises:
-            ValueError: It is no userfaultfd, or its opener did not do UFFDIO_API; the descriptor is closed.
+            ValueError: The descriptor is not a userfaultfd, or its opener did not call UFFDIO_API. The descriptor is
+                closed.
         """
     def fileno(self) -> int:
-        """The descriptor, which belongs to this object."""
+        """Return the descriptor, which this object owns."""
 
     def close(self) -> None:
-        """Close it. Memory that is still registered is released with the last descriptor, and what is missing in it
-        reads as zeros.
+        """Close the userfaultfd. The kernel releases registered memory when the last descriptor is closed, and missing
+        pages then read as zeros.
 
         Raises:
             RuntimeError: Another thread is inside a call.
         """
     @property
     def closed(self) -> bool:
-        """Whether it was closed, or is served."""
+        """Whether the userfaultfd was closed, or is served."""
 
     @property
     def features(self) -> Feature:
-        """Those that are on."""
+        """The features that are enabled."""
 
     @property
     def user_mode_only(self) -> bool:
@@ -195,30 +197,30 @@ class Userfaultfd:
 
     @property
     def registered_by_sender(self) -> bool:
-        """Whether another process opened it, and registers its memory."""
+        """Whether another process opened the userfaultfd, and registers the memory."""
 
     def waiting(self) -> tuple[int, int]:
-        """Faults that nobody has read yet, and all whose threads sleep, read or not (fdinfo: pending, total)."""
+        """Return the number of unread faults, and of all faults whose threads sleep (fdinfo: pending, total)."""
     def read(
         self, most: int = 64, timeout: float | None = None
     ) -> list[Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd]:
-        """Read messages, waiting for the first. A FORK event is the child's Userfaultfd.
+        """Wait for the first message, and read messages. A FORK event is the child's Userfaultfd.
 
         Args:
-            most: How many at most.
-            timeout: Seconds to wait; None without end. Ctrl-C works.
+            most: The most messages to read.
+            timeout: Seconds to wait; None waits without a limit. Ctrl-C interrupts the wait.
 
         Returns:
-            The messages; empty on timeout.
+            The messages; an empty list after the timeout.
         """
     def register(self, start: int, length: int, mode: int = ...) -> int:
-        """UFFDIO_REGISTER, for missing faults unless ``mode`` (``RegisterMode`` bits) says otherwise.
+        """UFFDIO_REGISTER, for missing faults by default; ``mode`` has ``RegisterMode`` bits.
 
         Returns:
-            The ioctls that the range admits, as bits ``1 << _UFFDIO_x``.
+            The ioctls that the range supports, as bits ``1 << _UFFDIO_x``.
         """
     def unregister(self, start: int, length: int) -> None:
-        """UFFDIO_UNREGISTER. Follow it with ``wake()``: it can leave a thread asleep."""
+        """UFFDIO_UNREGISTER. Call ``wake()`` afterwards, because UFFDIO_UNREGISTER can leave a thread asleep."""
     def wake(self, start: int, length: int) -> None:
         """UFFDIO_WAKE."""
     def copy(
@@ -233,30 +235,31 @@ class Userfaultfd:
         """UFFDIO_COPY.
 
         Returns:
-            Bytes installed, fewer than ``length`` where it stopped on the way. The other fills answer alike.
+            The number of installed bytes. It is less than ``length`` if the kernel stopped early. The other installing
+            methods return the same.
 
         Raises:
-            OSError: Nothing was installed; EEXIST: another did: wake the page, EAGAIN: try again later.
+            OSError: Nothing was installed. EEXIST: the page is present already; wake it. EAGAIN: try again later.
         """
     def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_ZEROPAGE."""
     def writeprotect(self, start: int, length: int, protect: bool, *, wake: bool = True) -> None:
         """UFFDIO_WRITEPROTECT (Linux 5.7); with ``protect`` the kernel wakes nobody and refuses ``wake=False``."""
     def scan_written(self, start: int, length: int, *, protect: bool = False, pid: int = 0) -> list[tuple[int, int]]:
-        """PAGEMAP_SCAN (Linux 6.7): what was written to, of memory that a userfaultfd with the feature WP_ASYNC has
-        registered for write-protect faults; the kernel resolves these by itself.
+        """PAGEMAP_SCAN (Linux 6.7): find the memory that was written. A userfaultfd with the feature WP_ASYNC must have
+        registered the memory for write-protect faults. The kernel resolves these faults itself.
 
         Args:
-            start: In bytes, page-aligned.
-            length: In bytes.
-            protect: Write-protect what is found again, in the same step.
-            pid: The process whose memory it is; 0 is this one.
+            start: The address, page-aligned.
+            length: The length in bytes.
+            protect: Whether to write-protect the found pages again, in the same call.
+            pid: The process that has the memory; 0 is this process.
 
         Returns:
             (start, length) in bytes, by address.
 
         Raises:
-            OSError: EPERM: it is not registered so; ENOTTY: an older kernel.
+            OSError: EPERM: the memory is not registered in this way. ENOTTY: the kernel is older than Linux 6.7.
         """
     def continue_(self, start: int, length: int, *, wake: bool = True, write_protect: bool = False) -> int:
         """UFFDIO_CONTINUE (Linux 5.13)."""
@@ -277,15 +280,15 @@ class Userfaultfd:
 
 @final
 class Mapping:
-    """An owned range of zeroed, readable and writable memory.
+    """A range of zeroed, readable and writable memory that this object owns.
 
     Args:
-        length: Bytes; rounded up to whole pages.
+        length: The length in bytes, rounded up to whole pages.
         kind: ``"anonymous"``, ``"memfd"`` or ``"hugetlb"``.
         shared: MAP_SHARED instead of MAP_PRIVATE.
 
     Raises:
-        OSError: No memory; for hugetlb the message tells how to reserve pages.
+        OSError: There is not enough memory. For hugetlb the message tells how to reserve pages.
     """
 
     def __init__(
@@ -296,53 +299,53 @@ class Mapping:
     ) -> None: ...
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """The address of the first byte."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length in bytes."""
 
     @property
     def page_size(self) -> int:
-        """In bytes."""
+        """The page size in bytes."""
 
     @property
     def array(self) -> npt.NDArray[np.uint8]:
-        """A view of the bytes, counted by the mapping; it keeps the memory mapped."""
+        """A view of the bytes. The memory stays mapped as long as a view exists."""
     @property
     def closed(self) -> bool:
-        """Whether it was unmapped."""
+        """Whether the memory was unmapped."""
 
     def close(self) -> None:
-        """Unmap. Idempotent.
+        """Unmap the memory. Idempotent.
 
         Raises:
-            BufferError: Arrays still view it.
-            RuntimeError: It is served: close its target first.
+            BufferError: An array still views the memory.
+            RuntimeError: The memory is served. Close the target first.
         """
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
 class Source:
-    """Where the bytes of pages come from; made as one of its subclasses."""
+    """Where the bytes of pages come from. Use one of the subclasses."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length in bytes."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Return a copy of the bytes at ``offset``.
 
         Raises:
-            IndexError: They lie behind the end.
+            IndexError: The range ends after the end of the source.
         """
 
 @final
 class MemorySource(Source):
-    """Bytes of this process's memory, which it keeps alive.
+    """Bytes in memory of this process. The source keeps the buffer alive.
 
     Args:
-        buffer: A C-contiguous buffer; what is written to it later may or may not be seen.
+        buffer: A C-contiguous buffer. Do not write to it while it is a source: pages can show old or new bytes.
     """
 
     # An array is no Buffer to numpy's stubs before Python 3.12.
@@ -350,53 +353,54 @@ class MemorySource(Source):
 
 @final
 class FileSource(Source):
-    """A regular file, mapped. Where it shrinks while it serves, its missing whole pages are poisoned.
+    """A regular file. If the file shrinks while it is a source, pages after its new end are poisoned.
 
     Args:
-        path: Of the file; it is opened once, so it may be renamed later.
-        direct: Read it past the page cache (O_DIRECT), which is then not filled beside the memory: for files that are
-            not in it and will not be needed again. Into this process's memory its huge pages are moved, where its
-            userfaultfd was opened with ``Feature.MOVE``.
+        path: The path of the file. The file is opened once, and can be renamed later.
+        direct: Whether to bypass the page cache (O_DIRECT): for files that are not in the page cache and are read only
+            once. In memory of this process huge pages are moved instead of copied if the userfaultfd has
+            ``Feature.MOVE``.
 
     Raises:
-        OSError: It cannot be opened.
-        UnsupportedError: Its file system does not do O_DIRECT.
-        ValueError: It is empty or not a regular file.
+        OSError: The file cannot be opened.
+        UnsupportedError: The file system does not support O_DIRECT.
+        ValueError: The file is empty, or is not a regular file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, direct: bool = False) -> None: ...
     @property
     def path(self) -> str:
-        """As it was given; it may have been renamed since."""
+        """The path that was given."""
 
 @final
 class ZeroSource(Source):
-    """Zeros without end."""
+    """Zeros, of any length."""
 
     def __init__(self) -> None: ...
 
 @final
 class CallableSource(Source):
-    """A Python function, for the pages of other processes: whoever sleeps for a page of this one may hold the GIL.
+    """A Python function that supplies pages of other processes.
 
-    Threads of the manager call it, several at once, each when it gets the GIL; no other fault waits meanwhile. Bytes
-    that it fails to return are poisoned, and ``sys.unraisablehook`` is told why.
+    It cannot supply pages of this process, because a thread that waits for such a page can hold the GIL. Several
+    threads of the manager call the function at a time, each when it gets the GIL. Faults of other sources do not wait
+    for the function. If the function fails, its pages are poisoned, and ``sys.unraisablehook`` gets the error.
 
     Args:
         read: Called with (offset, length) in bytes; returns a buffer of that length.
-        length: Of the whole source, in bytes.
-        deadline: Seconds from a fault, or from a fill's call, to the poisoning of the pages, if their bytes have not
-            come by then; None waits without end.
+        length: The length of the whole source in bytes.
+        deadline: Seconds after which the pages are poisoned, counted from the call of the function; None waits without
+            a limit.
 
     Raises:
-        TypeError: read is not callable.
-        ValueError: A deadline that is not positive.
+        TypeError: ``read`` is not callable.
+        ValueError: The deadline is not positive.
     """
 
     def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
 
 class SharedImage(Source):
-    """The bytes of a source in one file in memory; see ``pyuffd.SharedImage``.
+    """The bytes of a source, in one file in memory; see ``pyuffd.SharedImage``.
 
     Args:
         source: Where the bytes come from.
@@ -406,24 +410,24 @@ class SharedImage(Source):
     def __init__(self, source: Source, *, kind: Literal["memfd", "hugetlb"] = "memfd") -> None: ...
     @property
     def page_size(self) -> int:
-        """Of its memory, in bytes."""
+        """The page size of the image in bytes."""
 
     @property
     def missing_pages(self) -> int:
-        """How many were not filled yet."""
+        """How many pages of the image are not filled yet."""
 
     def fileno(self) -> int:
-        """Return its descriptor, which belongs to the image: send it to a target, which maps it."""
+        """Return the descriptor, which the image owns. Send it to a target, which maps it."""
 
     def map(self, offset: int = 0, length: int | None = None, *, shared: bool = False) -> Mapping:
-        """Map it, or whole pages of it, into this process.
+        """Map the image, or whole pages of it, into this process.
 
         Raises:
-            ValueError: Offset or length are no whole pages of it.
+            ValueError: Offset or length is not a multiple of the page size.
         """
 
     def fill(self) -> None:
-        """Start to fill it in the background; returns at once."""
+        """Start to fill the image in the background. Returns at once."""
 
     def _wait(self, seconds: float) -> bool | None: ...
 
@@ -432,24 +436,24 @@ class Region:
     """One range of a target's memory.
 
     Args:
-        start: Its address in the target.
-        length: Bytes.
-        source: Where its bytes come from; None, for ``mode="minor"``, where they are in the page cache already.
-        source_offset: Where in the source they begin.
-        page_size: Of its memory: this system's (4096 on x86-64), or that of a hugetlb pool.
-        mode: Which faults are served (UFFDIO_REGISTER_MODE_x). ``"missing"``: of pages that are not there.
-            ``"minor"`` (Linux 5.13): of pages that are in the page cache (memfd, shared anonymous, hugetlb) and not
-            mapped; with this mode alone a hole reads as zeros, and nobody is told. ``"missing+minor"``: both; what is
-            not in the page cache comes from the source. ``"missing+wp"`` (Linux 5.7): pages are installed
-            write-protected, and the first write to each is noted: ``Target.written()``.
-        on_remove: What becomes of missing pages that the target removes (userfaultfds with EVENT_REMOVE): ``"keep"``:
-            they still come from the source, as after MADV_DONTNEED of shared memory; ``"zero"``: they read as zeros,
-            as after MADV_REMOVE; ``"poison"``: touching them is SIGBUS; ``"auto"``: zero for private memory, poison
-            for shared memory, of which the kernel does not tell the one from the other.
+        start: The address in the target.
+        length: The length in bytes.
+        source: Where the bytes come from. None is for ``mode="minor"``, if the bytes are in the page cache already.
+        source_offset: The offset of the first byte in the source.
+        page_size: The page size of the memory: the base page size (4096 on x86-64), or that of a hugetlb pool.
+        mode: Which faults are served (UFFDIO_REGISTER_MODE_x). ``"missing"``: faults on pages that are not present.
+            ``"minor"`` (Linux 5.13): faults on pages that are in the page cache (memfd, shared anonymous, hugetlb) and
+            not mapped. With only this mode, a hole of the file reads as zeros without a fault message.
+            ``"missing+minor"``: both. Pages that are not in the page cache come from the source. ``"missing+wp"``
+            (Linux 5.7): pages are installed write-protected, and ``Target.written()`` tells which were written.
+        on_remove: How missing pages read after the target has removed them (userfaultfds with EVENT_REMOVE).
+            ``"keep"``: they still come from the source, as after MADV_DONTNEED of shared memory. ``"zero"``: they read
+            as zeros, as after MADV_REMOVE. ``"poison"``: a touch is a SIGBUS. ``"auto"``: zero for private memory, and
+            poison for shared memory, because the kernel does not tell MADV_DONTNEED and MADV_REMOVE apart.
 
     Raises:
-        ValueError: Misaligned or empty, a page size that no memory here has, a source that is too short or lacking, or
-            an unknown mode.
+        ValueError: The region is empty or not page-aligned; no memory of this system has the page size; the source is
+            too short or missing; or the mode is unknown.
     """
 
     def __init__(
@@ -472,34 +476,34 @@ class Region:
         mode: Literal["missing", "minor", "missing+minor", "missing+wp"] = "missing",
         on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
     ) -> Region:
-        """Make one of memory of this process, and keep that mapped as long as it is needed.
+        """Make a region of memory of this process. The memory stays mapped as long as the region needs it.
 
         Args:
-            memory: A ``Mapping``, or a writable, C-contiguous buffer that begins and ends at a page, as its array.
-            source: As of a region.
-            source_offset: As of a region.
-            mode: As of a region.
-            on_remove: As of a region.
+            memory: A ``Mapping``, or a writable, C-contiguous buffer that begins and ends at a page boundary.
+            source: See ``Region``.
+            source_offset: See ``Region``.
+            mode: See ``Region``.
+            on_remove: See ``Region``.
         """
     @property
     def start(self) -> int:
-        """Its address in the target."""
+        """The address in the target."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length in bytes."""
 
     @property
     def source(self) -> Source | None:
-        """Where its bytes come from."""
+        """Where the bytes come from."""
 
     @property
     def source_offset(self) -> int:
-        """Where in the source they begin, in bytes."""
+        """The offset of the first byte in the source."""
 
     @property
     def page_size(self) -> int:
-        """Of its memory, in bytes."""
+        """The page size of the memory in bytes."""
 
     @property
     def mode(self) -> str:
@@ -507,7 +511,7 @@ class Region:
 
     @property
     def on_remove(self) -> str:
-        """What becomes of missing pages that the target removes."""
+        """How missing pages read after the target has removed them."""
 
 @final
 class EndingReport:

@@ -11,19 +11,21 @@ class EndingReport:
     """How a target was let go.
 
     Attributes:
-        ending: ``"early-close"``, ``"unregister"``, or ``"keep-open"`` where the userfaultfd is still open.
-        reason: Why this ending.
-        seconds: From the first UNREGISTER or close to the return of the last; None under keep-open.
-        regions: How many there were.
-        missing_pages: Pages that were never supplied: they read as zeros from now on, or sleep under keep-open.
-        absent_pages: Pages that lay in no registered memory of the target when they were to be installed: it unmapped
-            or moved them, or they were never registered. What is read there, if anything, is not the source's.
-        verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
-            smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
-        found_present: Pages that were present although nobody of ours had installed them: they were kept as they were.
-        poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
-        collapsed_bytes: How much was put into transparent huge pages afterwards; None where that was not asked for.
-        began: When letting go began, on the clock of ``time.monotonic()``; None under keep-open.
+        ending: ``"early-close"`` or ``"unregister"``; ``"keep-open"`` if the userfaultfd is still open.
+        reason: Why pyuffd chose this ending.
+        seconds: The time from the first UNREGISTER or close to the return of the last one; None under keep-open.
+        regions: The number of regions.
+        missing_pages: How many pages were never supplied. They read as zeros from now on. Under keep-open the threads
+            that touch them sleep.
+        absent_pages: How many pages could not be installed because no registered memory was there: the target had
+            unmapped or moved the memory, or it was never registered. The memory there does not have the source's bytes.
+        verified: Whether the target's smaps shows that no region is registered any more. False means that another
+            descriptor keeps the userfaultfd alive. None means that smaps was not or could not be read.
+        found_present: How many pages were present although pyuffd had not installed them. They were not changed.
+        poisoned: (start, length) in bytes of memory that the source could not supply. A touch of it is a SIGBUS.
+        collapsed_bytes: How many bytes were put into transparent huge pages after the ending; None if ``collapse``
+            is False.
+        began: When the ending began, on the clock of ``time.monotonic()``; None under keep-open.
     """
 
     ending: str

@@ -1,4 +1,4 @@
-"""Faults that are resolved by the thread which touches, and what they cannot do."""
+"""Memory that is served inline: its SIGBUS, and system calls on it."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -15,29 +15,29 @@ def check_sigbus() -> None:
     """Take SIGBUS back from whoever has taken it over from targets that are served inline, and warn."""
     if _core.regain_sigbus():
         warnings.warn(
-            "somebody has taken SIGBUS over (faulthandler.enable(), signal.signal()) while memory is served inline: it "
-            "is taken back, with theirs behind it, but a touch before now would have ended this process; do it before "
-            "the first inline target",
+            "another handler of SIGBUS was installed (faulthandler.enable(), signal.signal()) while memory is served "
+            "inline. pyuffd has put its own handler in front of it again. A touch before now would have ended this "
+            "process: install the other handler before the first inline target",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
 def touch(memory: "Buffer | npt.NDArray[Any]", offset: int = 0, length: int | None = None) -> None:
-    """Have every page of a buffer present, so that kernel accesses to it work.
+    """Load every page of a buffer, so that system calls on the buffer work.
 
-    A system call that reads or writes a missing page (file.write, readinto, sendfile) fails with EFAULT, or a short
-    count, where its memory is served inline, or by a userfaultfd that was opened with ``user_mode_only``: touch it
-    before. Ordinary memory is left alone.
+    In memory that is served inline or in user mode only, a system call on a missing page (file.write, readinto,
+    sendfile) fails with EFAULT, or stops early. Call this function on the memory first. In other memory this function
+    does nothing that a read would not do.
 
     Args:
-        memory: A C-contiguous buffer, an array for instance.
-        offset: In bytes.
-        length: In bytes; None is up to the end.
+        memory: A C-contiguous buffer, such as an array.
+        offset: The first byte.
+        length: The number of bytes; None is up to the end.
 
     Raises:
-        ValueError: The range lies outside the buffer, or that is not contiguous.
-        OSError: EFAULT: some page of memory that is served inline is poisoned, or its source cannot supply it.
+        ValueError: The range lies outside of the buffer, or the buffer is not contiguous.
+        OSError: EFAULT: a page of memory that is served inline is poisoned, or its source cannot supply it.
     """
     check_sigbus()
     _core.touch(memory, offset, length)

@@ -1,4 +1,4 @@
-"""Arrays whose pages arrive when they are touched."""
+"""Arrays whose pages load when they are touched."""
 
 import functools
 import math
@@ -64,23 +64,23 @@ def lazy_array(
     *,
     inline: bool = False,
 ) -> npt.NDArray[Any]:
-    """Make an array whose pages are installed from the source when they are touched.
+    """Make an array whose pages load from the source when they are touched.
 
-    It is ordinary private memory: what is written to it stays in it. Kernel accesses to missing pages (file.readinto,
-    write(2)) work where a full userfaultfd may be opened, else they fail with EFAULT (see ``probe()``). A child made
-    by fork does not get the memory until it is complete, and touching it there is a segmentation fault. Until it is
-    complete it takes one descriptor.
+    The array is ordinary private memory, and writes to it do not change the source. System calls on missing pages
+    (file.readinto, write(2)) work if this user can open a full userfaultfd, and fail with EFAULT otherwise (see
+    ``probe()``). A fork child does not inherit the array while pages are missing, and an access in the child is a
+    segmentation fault. The array uses one file descriptor while pages are missing.
 
     Args:
-        source: Where the bytes come from, from its offset 0 on.
-        dtype: Of the array; no objects, and no text without a size.
-        shape: Of the array.
-        inline: Threads resolve their faults themselves, some ten times faster on a quiet machine; system calls on
-            missing pages then fail with EFAULT unless ``touch()`` was called, and the process's SIGBUS is taken over:
-            see ``serve()``.
+        source: Where the bytes come from, beginning at offset 0.
+        dtype: The type of the elements; no Python objects, and no type without a size.
+        shape: The shape of the array.
+        inline: Whether threads resolve their own faults. No other thread is then woken. System calls on missing pages
+            fail with EFAULT unless ``touch()`` was called, and pyuffd takes over the SIGBUS of the process: see
+            ``serve()``.
 
     Returns:
-        A C-contiguous, writable array. ``target_of()`` gives its target, to ``fill()`` it or to ``wait()``.
+        A C-contiguous, writable array. ``target_of()`` returns its target, which can ``fill()`` and ``wait()``.
 
     Raises:
         ValueError: The source is shorter than the array, or the dtype holds objects or has no size.
@@ -144,10 +144,10 @@ def _last_page(source: Source, offset: int, end: int) -> MemorySource:
 
 
 def target_of(array: npt.NDArray[Any]) -> Target:
-    """Return the target of a lazy array, or of a view of one.
+    """Return the target of a lazy array, or of a view of a lazy array.
 
     Raises:
-        ValueError: It is no lazy array, or one so short that it was read at once.
+        ValueError: The array is not a lazy array, or is shorter than a page and was read at once.
     """
     base: object = array
     while isinstance(base, np.ndarray):

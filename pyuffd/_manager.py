@@ -26,16 +26,18 @@ _PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
 class Manager:
     """Handlers and fillers that serve many targets.
 
-    Leaving its block closes every target that was not closed, filling what is missing. Its threads end when the last of
-    the manager and its targets does.
+    Used as a context manager, it fills and closes every open target when the block is left. The threads end when the
+    manager is closed and the last target has ended.
 
     Args:
-        handlers: Threads that serve faults; a target has one of them, the least busy when it is added.
-        fillers: Threads that fill in the background.
+        handlers: How many threads serve faults. Each target is served by one of them: the thread with the fewest
+            targets when the target is added.
+        fillers: How many threads fill in the background.
         placement: See ``serve()``.
 
     Raises:
-        ValueError: No handler, no filler, a CPU that this process may not use, or a placement that cannot be.
+        ValueError: ``handlers`` or ``fillers`` is 0, this process cannot use one of the CPUs, or the placement is
+            unknown.
     """
 
     def __init__(self, handlers: int = 2, fillers: int = 1, *, placement: Placement = "auto") -> None:
@@ -45,11 +47,11 @@ class Manager:
 
     @with_options
     def add(self, uffd: Userfaultfd, regions: Iterable[Region], **options: "Unpack[ServeOptions]") -> Target:
-        """Serve a target from now on.
+        """Serve a target.
 
         Args:
-            uffd: The target's userfaultfd, which belongs to the target from here on; see ``serve()``.
-            regions: What is managed; see ``serve()``.
+            uffd: The userfaultfd of the target, which owns it from now on; see ``serve()``.
+            regions: The memory that is managed; see ``serve()``.
             **options: See ``ServeOptions``.
 
         Returns:
@@ -57,7 +59,7 @@ class Manager:
 
         Raises:
             RuntimeError: The manager is closed.
-            Exception: Those of ``serve()``.
+            Exception: See ``serve()``.
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
@@ -67,11 +69,11 @@ class Manager:
         return target
 
     def close(self) -> None:
-        """Close every target that was not closed, and their fork children, filling what is missing. Idempotent.
+        """Fill and close every open target, and the fork children of each. Idempotent.
 
         Raises:
-            Exception: What the first target said that cannot be closed; what others said stands in its notes (Python
-                3.11). All others are closed; to close again tries the rest.
+            Exception: The error of the first target that cannot be closed. The errors of other targets are in its notes
+                (Python 3.11). All other targets are closed. A second call tries the remaining targets again.
         """
         self._closed = True
         errors = [error for target in self._targets for error in _close_family(target)]
@@ -123,35 +125,35 @@ def serve(
     placement: Placement = "auto",
     **options: "Unpack[ServeOptions]",
 ) -> Target:
-    """Serve the faults of one target with a manager of its own, from now on.
+    """Serve the faults of one target, with a manager for this target only.
 
     Args:
-        uffd: The target's userfaultfd, which belongs to the target from here on. One that this process opened has its
-            regions registered; those of one received by ``handoff`` are registered already. With event features
-            (``Feature.EVENTS``) what the target does to its memory is followed: it may fork, move, drop and unmap it.
-        regions: What is managed; none may overlap another. A userfaultfd that was received may have none: then all
-            memory that its owner registers is beyond them.
-        fillers: Threads that fill in the background.
-        placement: ``"auto"`` touches no thread of the target. ``"adopt"`` holds the handler on one CPU, and with it
-            every thread of the target that faults, as long as that pays (``Stats``): a fault takes a fifth of the time
-            then. Their affinity masks are given back at the ending, and if this process is killed. It needs
-            ``Feature.THREAD_ID``. ``"free"`` leaves all to the scheduler. A list of CPUs holds the handler, and then
-            the fillers, to one of them each, in turn.
+        uffd: The userfaultfd of the target. The target owns it from now on. If this process opened the userfaultfd,
+            pyuffd registers the regions. If ``handoff`` received it, the sender has registered them. With event
+            features (``Feature.EVENTS``) the target can fork, and can move, drop and unmap its memory.
+        regions: The memory that is managed; no two regions overlap. A received userfaultfd can have no region: all
+            memory that its owner registers is then outside of the regions (see ``beyond``).
+        fillers: How many threads fill in the background.
+        placement: ``"auto"`` leaves the threads of the target alone, and keeps CPUs awake during bursts of faults if
+            that pays. ``"adopt"`` binds the handler and every faulting thread of the target to one CPU, as long as that
+            pays (see ``Stats.releases``). It restores their affinity masks at the ending, and also if this process is
+            killed. It needs ``Feature.THREAD_ID``. ``"free"`` leaves all threads to the scheduler. A list of CPUs binds
+            each handler, and then each filler, to one of the CPUs in turn.
         **options: See ``ServeOptions``.
 
     Returns:
-        The target; use it as a context manager, or close it.
+        The target. Use it as a context manager, or close it.
 
     Raises:
-        ValueError: Regions that overlap, pages that are present where ``present`` is ``"refuse"``, ``registered=False``
-            for a userfaultfd that this process opened, a source in managed memory, a page size that does not fit, a
-            CPU that this process may not use, a CallableSource for memory of this process, a pid of no process, one
-            left out for a userfaultfd of another process, or a userfaultfd that is closed or taken.
-        OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY); a thread cannot be
-            started (EAGAIN); the userfaultfd cannot be watched (ENOSPC). It is the caller's still, and nothing is
-            registered.
-        UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region, or ``beyond="poison"``; or
-            ``present="refuse"`` may not look at the target's pagemap.
+        ValueError: Two regions overlap; a page is present and ``present`` is ``"refuse"``; ``registered`` is False
+            although this process opened the userfaultfd; a source lies in managed memory; a page size does not fit;
+            this process cannot use one of the CPUs; a ``CallableSource`` serves memory of this process; no process has
+            the pid; the pid of another process's userfaultfd is missing; or the userfaultfd is closed or served.
+        OSError: A region cannot be registered: it is not mapped (EINVAL), or another userfaultfd has it (EBUSY). A
+            thread cannot be started (EAGAIN). The userfaultfd cannot be watched (ENOSPC). After an error the caller
+            still owns the userfaultfd, and no region is registered.
+        UnsupportedError: This kernel or this userfaultfd does not support the mode of a region or ``beyond="poison"``;
+            or this user cannot read the target's pagemap, and ``present`` is ``"refuse"``.
     """
     return Target(_add(make_core(1, fillers, placement), "serve()", uffd, regions, options), owns_manager=True)
 

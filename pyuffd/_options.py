@@ -18,39 +18,39 @@ class ServeOptions(TypedDict, total=False):
     """Options of ``serve()`` and ``Manager.add()``, by keyword.
 
     Attributes:
-        pid: The target's process; None is this one.
-        ending: How to let go: ``"early-close"``, ``"unregister"``, ``"keep-open"``, or ``"auto"``, which is the early
-            close where this kernel and this target make it safe, else unregister.
-        fault_around: How many pages around a fault are installed with it, 1 for none; ``"auto"`` learns it: up to 512
-            for faults that walk through memory, 1 for those that do not.
-        keep_awake: Hold /dev/cpu_dma_latency at 0 as long as the target is served, so that idle CPUs wake up sooner; it
-            costs power, and takes write access to that device.
-        inline: The threads of this process resolve their faults themselves, in the handler of a SIGBUS, so that no
-            other thread is woken; for a userfaultfd opened with ``Feature.SIGBUS``. System calls on missing pages fail
-            with EFAULT: ``touch()`` the memory before. The process's SIGBUS is taken over; what is no fault of ours is
-            passed on to whoever had it before.
-        collapse: After the ending, outside its time, ask the kernel to put the target's memory into transparent huge
-            pages (MADV_COLLAPSE, Linux 6.1); of another process that takes CAP_SYS_NICE.
-            ``EndingReport.collapsed_bytes`` says how much it did.
-        install: How bytes that were read into a buffer (``FileSource(direct=True)``) get into memory: by UFFDIO_MOVE of
-            whole huge pages, where the memory is this process's, private and anonymous and the userfaultfd was opened
-            with ``Feature.MOVE``, and else by copying (``"auto"``); ``"copy"`` forces it, and ``"move"`` refuses memory
-            that cannot be moved into. A huge page of which some page is there already is copied all the same.
-            ``Stats.moves`` counts.
-        registered: Whether the owner of a received userfaultfd has registered the regions by now. With False the
-            owner registers them later: until ``Target.registered()`` is called nothing counts as installed or absent
-            because it is not registered, ``fill()`` is remembered, and the target's maps are not looked at.
-        present: What becomes of pages that are present although nobody of ours installed them, so that no touch of
-            them is told and their bytes are not the source's. ``"keep"`` leaves them, and counts them
-            (``Stats.found_present``); ``"refuse"`` looks at the target's pagemap when serving begins (ptrace
-            permission) and raises ValueError. A ``Mapping`` that is served whole is proved empty: pages of zeros that
-            the kernel has put there (transparent huge pages, mlockall) are dropped.
-        beyond: What registered memory outside all regions reads as: ``"zero"``, or ``"poison"``: its touchers get
-            SIGBUS (Linux 6.6), unless it lies in one mapping with a region, and so has grown out of that, or a region
-            was moved away from there. None poisons where the kernel can, and elsewhere its touchers sleep; but with
-            event features and regions what is registered after serving began reads as zeros, since no event tells it
-            from memory that grew. Until ``registered()`` is called, touchers of such memory sleep.
-        verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
+        pid: The process id of the target. None is this process.
+        ending: How to let go of the target: ``"early-close"``, ``"unregister"`` or ``"keep-open"``. ``"auto"`` takes
+            the early close if this kernel and this target make it safe, and unregister otherwise.
+        fault_around: How many pages a fault installs; 1 installs the faulting page only. ``"auto"`` learns the number:
+            up to 512 pages for faults that walk through memory, and 1 page for other faults.
+        keep_awake: Whether /dev/cpu_dma_latency is held at 0 while the target is served. Idle CPUs then wake up sooner.
+            This costs power, and needs write access to the device.
+        inline: Whether the threads of this process resolve their own faults, in the handler of SIGBUS, so that no
+            other thread is woken. The userfaultfd must have ``Feature.SIGBUS``. System calls on missing pages fail with
+            EFAULT: call ``touch()`` on the memory first. pyuffd takes over the SIGBUS of the process. It passes a
+            SIGBUS of other memory on to the previous handler.
+        collapse: Whether the kernel is asked, after the ending, to put the target's memory into transparent huge pages
+            (MADV_COLLAPSE, Linux 6.1). For another process this needs CAP_SYS_NICE.
+            ``EndingReport.collapsed_bytes`` says how many bytes the kernel collapsed.
+        install: How the bytes of ``FileSource(direct=True)`` get into memory. ``"auto"`` moves whole huge pages
+            (UFFDIO_MOVE) if the memory is private anonymous memory of this process and the userfaultfd has
+            ``Feature.MOVE``, and copies otherwise. ``"copy"`` always copies. ``"move"`` refuses memory into which no
+            page can be moved. A huge page with a present page is always copied. ``Stats.moves`` counts the moves.
+        registered: Whether the owner of a received userfaultfd has already registered the regions. With False the owner
+            registers the regions later, and ``Target.registered()`` tells pyuffd when. Until then no page counts as
+            absent, ``fill()`` is remembered, and pyuffd does not look at the target's maps.
+        present: What pyuffd does about pages that are present before serving. The kernel reports no touch of such a
+            page, and the page can differ from the source. ``"keep"`` leaves the pages, and counts them
+            (``Stats.found_present``). ``"refuse"`` reads the target's pagemap when serving begins, which needs ptrace
+            permission, and raises ValueError. A ``Mapping`` that is served as a whole is emptied first: pyuffd drops
+            pages of zeros that the kernel has put there (transparent huge pages, mlockall).
+        beyond: What pyuffd installs in registered memory outside all regions: ``"zero"`` installs zeros, and
+            ``"poison"`` poisons the page (Linux 6.6). Memory that has grown out of a region (mremap), or from which a
+            region was moved away, always reads as zeros. None poisons if the kernel can, and otherwise the touching
+            threads sleep. With event features, and with regions, None installs zeros in memory that was registered
+            after serving began, because no event distinguishes such memory from memory that grew. Until
+            ``Target.registered()`` is called, threads that touch memory outside all regions sleep.
+        verify: Whether pyuffd reads the target's smaps after the ending, to check that the memory is released.
     """
 
     pid: int | None
@@ -92,7 +92,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def with_options(function: _Function) -> _Function:
-    """Show the options in a function's signature and docstring, as if they were written there."""
+    """Show the options in the signature and the docstring of a function."""
     signature = inspect.signature(function)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     types = ServeOptions.__annotations__

@@ -22,19 +22,19 @@ class Probe:
 
     Attributes:
         kernel: The running kernel, as ``uname -r`` prints it.
-        release: What that kernel does when a fault meets a released userfaultfd, and how that is known.
+        release: What this kernel does when a fault meets a userfaultfd that is being released, and how this was found.
         page_size: The base page size in bytes.
-        hugetlb_page_size: That of the default hugetlb pool in bytes, 0 where there is none.
-        device: 0 where ``/dev/userfaultfd`` can be used, else the errno with which it was refused.
-        device_access: Who may use the device: its mode and owners, such as ``"-rw------- root root"``; empty where
-            there is none.
-        syscall: The same for userfaultfd(2).
+        hugetlb_page_size: The page size of the default hugetlb pool in bytes; 0 if there is no such pool.
+        device: 0 if ``/dev/userfaultfd`` can be opened, and the errno otherwise.
+        device_access: The mode and the owners of the device, such as ``"-rw------- root root"``; empty if there is no
+            device.
+        syscall: 0 if userfaultfd(2) succeeds, and the errno otherwise.
         user_mode_only: The same for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
         fork_events: The same for the feature EVENT_FORK.
-        unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``, -1 where it cannot be read.
-        features: What ``UFFDIO_API`` offers; empty where no userfaultfd can be opened.
-        memory: What can be done with each kind of memory in each mode; empty where no userfaultfd can be opened.
-        circumstances: What the system says about this process.
+        unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``; -1 if it cannot be read.
+        features: The features that ``UFFDIO_API`` offers; empty if no userfaultfd can be opened.
+        memory: The supported ioctls of each kind of memory in each mode; empty if no userfaultfd can be opened.
+        circumstances: Facts about this process and its system.
     """
 
     kernel: str
@@ -63,12 +63,12 @@ class Probe:
 
     @property
     def full(self) -> bool:
-        """Whether one can be opened that serves kernel accesses too (read(2) into a missing page, KVM)."""
+        """Whether a userfaultfd can be opened that serves kernel accesses too (read(2) into a missing page, KVM)."""
         return self._attempts.full
 
     @cached_property
     def obstacles(self) -> tuple[Obstacle, ...]:
-        """What keeps this user from something, and the command that changes it; empty where nothing does."""
+        """What this user is not permitted to do, and the command that permits it; empty if all is permitted."""
         return obstacles(self._attempts, self.circumstances)
 
     @property
@@ -78,7 +78,7 @@ class Probe:
 
     @property
     def advice(self) -> str:
-        """What to change so that every access can be served, a kernel's too; empty where each can."""
+        """What to change so that kernel accesses can be served too; empty if they can be served."""
         if self.full:
             return ""
         if self.usable:
@@ -163,12 +163,13 @@ def _group(number: int) -> str:
 
 
 def probe(*, fresh: bool = False) -> Probe:
-    """Find out what this kernel and this user may do, on throw-away descriptors; never raises.
+    """Find out what this kernel supports and what this user is permitted to do. Never raises.
 
     Args:
-        fresh: Find the release generation by experiment, which takes some seconds and up to 256 MiB in child processes,
-            and keep it for this boot in ``~/.cache/pyuffd``, where every later ``probe()`` and ``serve()`` of this user
-            finds it. Without, it is what was found in this boot, else what the kernel's version says.
+        fresh: Whether to find the release generation by experiment. The experiment takes some seconds, and up to 256
+            MiB in child processes. Its result is kept for this boot in ``~/.cache/pyuffd``, for every later ``probe()``
+            and ``serve()`` of this user. Without ``fresh`` the result is that of an earlier experiment in this boot, or
+            follows from the kernel's version.
     """
     found = _core.probe()
     full = 0 in (found["device"], found["syscall"])

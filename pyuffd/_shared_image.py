@@ -13,19 +13,19 @@ _SLICE = 0.05
 class SharedImage(_core.SharedImage):
     """The bytes of a source in one file in memory (memfd_create(2)) that any number of targets map.
 
-    It is filled once, page by page as somebody first touches it, or by ``fill()``; targets get its pages by
-    UFFDIO_CONTINUE, so restoring it into N of them takes one image of memory and what they write. A target maps the
-    descriptor, MAP_PRIVATE or MAP_SHARED (then it shares what it writes), and is served with this as the source of its
-    regions, at the offset that it maps, and mode ``"missing+minor"``. A page is mapped into a target only when it is
-    filled; a process that nobody serves may see zeros in pages that were not filled when it looked.
+    Each page is filled once, when a target first touches it or by ``fill()``. Targets get the pages by UFFDIO_CONTINUE.
+    N targets therefore need the memory of one image, and the memory of the pages that they write. A target maps the
+    descriptor with MAP_PRIVATE, or with MAP_SHARED to share its writes. The image is the source of the target's
+    regions, with the offset that the target maps and the mode ``"missing+minor"``. A page is mapped into a target only
+    after the page is filled. A process that maps the image and is not served can see zeros in unfilled pages.
 
     Args:
-        source: Where the bytes come from; a ``CallableSource`` is asked for each page once.
-        kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool, all reserved at once.
+        source: Where the bytes come from. A ``CallableSource`` is called once for each page.
+        kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool, which are all reserved at once.
 
     Raises:
-        ValueError: The source is empty, endless, or an image.
-        OSError: No memory; the message names the hugetlb pages that lack.
+        ValueError: The source is empty, has no end, or is a ``SharedImage``.
+        OSError: There is not enough memory. The message names the number of missing hugetlb pages.
     """
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:

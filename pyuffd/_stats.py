@@ -13,49 +13,52 @@ _LATENCY_BOUNDS = np.array(_core.latency_bounds(), dtype=np.uint64)
 
 @dataclass(frozen=True)
 class Stats:
-    """What serving a target took until now.
+    """What the service of a target has taken until now.
 
     Attributes:
-        faults: Fault messages read; of a target that is served inline, faults that were resolved.
+        faults: Fault messages that were read; of a target that is served inline, faults that were resolved.
         reads: Calls of read(2) that returned at least one message.
-        copies: UFFDIO_COPY calls.
-        zeropages: UFFDIO_ZEROPAGE calls.
-        continues: UFFDIO_CONTINUE calls.
-        moves: UFFDIO_MOVE calls that moved something.
-        moved_bytes: Bytes installed by them.
-        fetches: Reads of sources that are not at hand at once: ``CallableSource``, ``FileSource(direct=True)``.
-        pages: Pages installed.
-        bytes: Bytes installed.
-        minor_faults: Of the faults, those on pages that were in the page cache.
-        write_faults: Of the faults, those that met a write-protection; it was taken away.
-        eexist: Pages that were found present when they were to be installed; their touchers were woken.
-        found_present: Pages that were present although nobody of ours had installed them; they keep their bytes.
-        enoent: Pages found unmapped or no longer registered; their touchers were woken.
-        eagain: Calls that had to be tried again.
-        events: FORK, REMAP, REMOVE and UNMAP messages read.
-        forks: Of the events, FORK.
-        remaps: Of the events, REMAP.
-        removes: Of the events, REMOVE.
-        unmaps: Of the events, UNMAP.
-        dropped: Faults on pages that the target had dropped itself; they read as zeros.
-        blank: Faults on memory that grew out of regions (mremap), or was vacated by them; it reads as zeros.
-        poisoned: Pages that could not be supplied and were poisoned.
-        lost_wakes: Threads that slept for a second while nobody was going to wake them: their message had been read by
-            somebody else, or a wake-up went astray. They were woken.
-        failed: Pages that could be neither supplied nor poisoned; their touchers sleep.
-        placement: Where the handler runs, what is done about the target's threads, and how CPUs are kept awake during
-            bursts of faults, or why not.
-        wake_ns: By how many nanoseconds the waking of a CPU takes longer where the CPU is idle than where it is kept
-            awake, as bursts of faults of this target's handler showed; 0 where that is not known.
-        awake_ns: CPU time, in nanoseconds, that this target's handler spent on looking for the next fault, and that the
-            manager's warm thread spent on keeping a CPU awake. All targets of the handler share it.
-        adopted: How often a thread of the target was put on the handler's CPU (placement "adopt").
-        held: Threads of the target that are held there now.
-        releases: How often all of them were let go because it did not pay: because the CPU time that they took, times
-            ``1 - 1 / min(threads, CPUs)``, was more than what it saved, 20 us a fault divided by the threads, over 50
-            ms. They are taken again when it is less than half of that.
-        latency: uint64 counts per bucket: from the read of a fault's message until its page was installed.
-        latency_bounds: uint64 lower bounds of those buckets, in nanoseconds.
+        copies: Calls of UFFDIO_COPY.
+        zeropages: Calls of UFFDIO_ZEROPAGE.
+        continues: Calls of UFFDIO_CONTINUE.
+        moves: Calls of UFFDIO_MOVE that moved at least one page.
+        moved_bytes: Bytes that UFFDIO_MOVE installed.
+        fetches: Reads of sources that answer late: ``CallableSource`` and ``FileSource(direct=True)``.
+        pages: Pages that were installed.
+        bytes: Bytes that were installed.
+        minor_faults: Faults on pages that were in the page cache.
+        write_faults: Faults of writes to write-protected pages. pyuffd removed the protection.
+        eexist: Pages that were already present at the install. pyuffd woke the threads that waited for them.
+        found_present: Pages that were present although pyuffd had not installed them. They keep their bytes.
+        enoent: Pages that were no longer mapped or registered. pyuffd woke the threads that waited for them.
+        eagain: Calls that had to be repeated.
+        events: FORK, REMAP, REMOVE and UNMAP messages that were read.
+        forks: FORK messages.
+        remaps: REMAP messages.
+        removes: REMOVE messages.
+        unmaps: UNMAP messages.
+        dropped: Faults on pages that the target had dropped. Such a page reads as zeros.
+        blank: Faults on memory that grew out of a region (mremap), or from which a region was moved away. Such memory
+            reads as zeros.
+        poisoned: Pages that the source could not supply, and that were poisoned.
+        lost_wakes: Threads that slept for a second although no thread was going to wake them: another reader had read
+            their message, or a wake-up was lost. pyuffd woke them.
+        failed: Pages that could be neither supplied nor poisoned. The threads that touch them sleep.
+        placement: On which CPU the handler runs, what pyuffd does about the target's threads, and how it keeps CPUs
+            awake during bursts of faults, or why it does not.
+        wake_ns: By how many nanoseconds the wake-up of an idle CPU takes longer than the wake-up of a CPU that is kept
+            awake. pyuffd learns this in bursts of faults; 0 means not known.
+        awake_ns: CPU time, in nanoseconds, in which the target's handler looked for the next fault, and in which the
+            manager's warm thread kept a CPU awake. All targets of the handler share this number.
+        adopted: How often a thread of the target was bound to the handler's CPU (placement "adopt").
+        held: Threads of the target that are bound to the handler's CPU now.
+        releases: How often pyuffd released all bound threads because binding did not pay. Every 50 ms pyuffd compares
+            the CPU time of the threads, times ``1 - 1 / min(threads, CPUs)``, with 20 us for each fault, divided by the
+            number of threads. It releases the threads if the first is larger. It binds them again if the first is less
+            than half of the second.
+        latency: The number of faults in each bucket of time, from the read of the message until the page was installed;
+            uint64.
+        latency_bounds: The lower bound of each bucket in nanoseconds; uint64.
     """
 
     faults: int

@@ -1,4 +1,4 @@
-"""A target: one address space that a manager serves, until it is let go."""
+"""A target: one address space that a manager serves."""
 
 import os
 import time
@@ -21,9 +21,9 @@ Missing = Literal["raise", "fill", "zero", "poison"]
 class Target:
     """One address space whose memory is managed, made by ``serve()`` or ``Manager.add()``.
 
-    It ends by itself as soon as nothing is missing, unless its ending is ``"keep-open"`` or a region of it notes writes
-    (``mode="missing+wp"``). As a context manager it fills what is missing when the block is left, after an exception
-    too. Only what cannot be filled is poisoned.
+    A target ends by itself when no page is missing, unless its ending is ``"keep-open"`` or one of its regions tracks
+    writes (``mode="missing+wp"``). Used as a context manager, it fills the missing pages when the block is left, also
+    after an exception. pyuffd poisons the pages that cannot be filled.
     """
 
     def __init__(
@@ -44,26 +44,26 @@ class Target:
 
     @property
     def id(self) -> int:
-        """Its number in this process, from 1 on, by which log messages name it."""
+        """The number of the target in this process, from 1 on. Log messages name the target by it."""
         return self._core.id
 
     @property
     def pid(self) -> int | None:
-        """The process whose memory it is; None for a fork child, of which the kernel does not tell."""
+        """The process id of the target; None for a fork child, whose process id the kernel does not tell."""
         return self._core.pid
 
     @property
     def user_mode_only(self) -> bool:
         """Whether system calls on missing pages fail with EFAULT.
 
-        So it is where its userfaultfd was opened by a user who may not serve kernel accesses. Of a userfaultfd that
-        was received the kernel does not tell: then this is False.
+        They fail if a user without permission for kernel accesses opened the userfaultfd. The kernel does not tell this
+        of a received userfaultfd, and the property is then False.
         """
         return self._core.user_mode_only
 
     @property
     def report(self) -> EndingReport | None:
-        """How it was let go; None until it is."""
+        """How the target was let go; None while it is served."""
         return self._report or (to_report(self._core.close("raise")) if self._core.ended else None)
 
     @property
@@ -73,22 +73,23 @@ class Target:
 
     @property
     def missing_pages(self) -> int:
-        """How many of them are not installed yet."""
+        """How many pages are not installed yet."""
         return self._core.missing_pages
 
     @property
     def ended(self) -> bool:
-        """Whether it was let go."""
+        """Whether the target was let go."""
         return self._core.ended
 
     @property
     def children(self) -> "list[Target]":
-        """Fork children of the target: those that are served, and the last 256 that ended.
+        """Fork children of the target: all that are served, and the last 256 that ended.
 
-        Userfaultfds with EVENT_FORK have them. A child is a target of its own and goes on as its parent: the same pages
-        are missing, and the same ending is asked for. The kernel does not tell its pid, so its ``verified`` is None.
-        Left alone it ends as every target does; what it misses when the manager ends is filled. In shared memory it
-        reads without a fault what its parent has: such a page counts as missing until ``fill()``.
+        Only a target whose userfaultfd has EVENT_FORK has children. A child is a target of its own. At the fork it has
+        the missing pages and the ending of its parent. The kernel does not tell the process id of a child, and
+        ``verified`` in its report is None. A child ends by itself as every target does. When the manager ends, the
+        missing pages of a child are filled. In shared memory a child reads the pages of its parent without a fault.
+        Such a page counts as missing until ``fill()``.
         """
         known = self._children
         self._children = {
@@ -98,22 +99,22 @@ class Target:
         return list(self._children.values())
 
     def written(self, reset: bool = False) -> list[tuple[int, int]]:
-        """Return what was written to in regions of mode ``"missing+wp"``, or dropped, if events tell of that.
+        """Return the memory that was written in regions of mode ``"missing+wp"``, or dropped, with event features.
 
         Args:
-            reset: Forget it, and note the next write to each of these pages again.
+            reset: Whether to forget these pages, and to track the next write to each of them.
 
         Returns:
-            (start, length) in bytes, by address; whole pages.
+            (start, length) in bytes of whole pages, by address.
 
         Raises:
-            RuntimeError: No region has that mode.
+            RuntimeError: No region has the mode ``"missing+wp"``.
         """
         check_flag("reset", reset)
         return self._core.written(reset)
 
     def fill(self) -> None:
-        """Start to install, in the background, what nobody has touched yet; returns at once.
+        """Start to install all missing pages in the background. Returns at once.
 
         Raises:
             RuntimeError: After ``stop()``.
@@ -123,29 +124,30 @@ class Target:
             self._core.fill()
 
     def registered(self) -> None:
-        """Tell that the target's owner has registered the regions by now, for ``registered=False``; once.
+        """Tell pyuffd that the target's owner has registered the regions. Call this once, after ``registered=False``.
 
-        From now on a page that cannot be installed since it is not registered counts as absent. A fill that was asked
-        for meanwhile begins.
+        From now on a page counts as absent if it is not registered and cannot be installed. If ``fill()`` was called
+        earlier, the fill begins now.
 
         Raises:
-            ValueError: A region is not registered, as the target's smaps shows.
-            RuntimeError: It was registered when serving began, or this was called before.
+            ValueError: The target's smaps shows that a region is not registered.
+            RuntimeError: The memory was registered when serving began, or this was called before.
         """
         self._core.registered()
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
-        """Wait until nothing is missing and the target has ended (keep-open: until nothing is missing).
+        """Wait until no page is missing and the target has ended (keep-open: until no page is missing).
 
-        Pages arrive as they are touched; call ``fill()`` first to have the others come too. Ctrl-C interrupts the wait
-        and nothing else.
+        Pages load when they are touched. Call ``fill()`` first to load the other pages too. Ctrl-C interrupts only the
+        wait.
 
         Args:
-            timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr; None shows it on a terminal and in a notebook.
+            timeout: Seconds; None waits without a limit.
+            progress: Whether to show a progress bar on stderr; None shows it on a terminal and in a notebook.
 
         Returns:
-            False on timeout. True also where the target's address space is gone: its report says what was missing.
+            False after the timeout. True if the target is complete, or if its address space is gone. The report tells
+            which pages were missing.
 
         Raises:
             ValueError: The timeout is NaN.
@@ -170,16 +172,17 @@ class Target:
         return to_stats(self._core.stats())
 
     def close(self, missing: Missing = "raise") -> EndingReport:
-        """Let go of the target, and wait for that; a target that has ended returns its stored report.
+        """Let go of the target, and wait until this is done. A target that has ended returns its report.
 
         Args:
-            missing: What to do about missing pages, which would read as zeros: ``"raise"`` refuses and serves on;
-                ``"fill"`` installs them first; ``"poison"`` has their touchers get SIGBUS (Linux 6.6); ``"zero"`` says
-                that zeros are right. For the fork children of a target of ``serve()``, too; ``"raise"`` fills them.
+            missing: What to do about missing pages, which would read as zeros afterwards. ``"raise"`` refuses to close,
+                and the target is still served. ``"fill"`` installs the pages first. ``"poison"`` poisons them: a touch
+                is a SIGBUS (Linux 6.6). ``"zero"`` declares that zeros are correct. For a target of ``serve()`` this
+                also applies to its fork children, except that ``"raise"`` fills their pages.
 
         Returns:
-            The report. Under keep-open, and where pages can be neither supplied nor poisoned, the userfaultfd stays
-            open, ``seconds`` is None, and the manager serves on.
+            The report. Under keep-open, or if a page can be neither supplied nor poisoned, the userfaultfd stays open,
+            ``seconds`` is None, and the manager still serves the target.
 
         Raises:
             MissingPagesError: Pages are missing, ``missing`` is ``"raise"``, and the ending is not keep-open.
@@ -207,15 +210,15 @@ class Target:
             child._close_children(missing)
 
     def stop(self) -> Userfaultfd:
-        """Stop serving a keep-open target: what is missing stays missing and its touchers sleep.
+        """Stop serving a keep-open target. Missing pages stay missing, and threads that touch them sleep.
 
         Returns:
-            The userfaultfd, still open, for whoever serves it next. This target holds it too; when neither does, and no
-            other process, the kernel releases it and missing pages read as zeros.
+            The open userfaultfd, for the next manager. This target holds the userfaultfd too. The kernel releases it,
+            and missing pages read as zeros, when this target, the caller and every other process have closed it.
 
         Raises:
-            RuntimeError: The ending is not ``"keep-open"``, it is not served any more, or its userfaultfd has event
-                features: what they told would be lost.
+            RuntimeError: The ending is not ``"keep-open"``; the target is not served any more; or its userfaultfd has
+                event features, and the next manager would not know the events of the past.
         """
         self._stopped = self._core.stop()
         self._closed = True
@@ -225,7 +228,7 @@ class Target:
         return self._stopped
 
     def discard(self) -> None:
-        """Let go at once, whatever is missing: for memory that nobody can touch any more."""
+        """Let go of the target at once, although pages are missing: for memory that no thread can touch any more."""
         self._closed = True
         if self._report is None and self._stopped is None:
             self._core.discard()

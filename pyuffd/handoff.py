@@ -1,8 +1,8 @@
 """Hand a userfaultfd and its regions from a target to its manager over a unix socket.
 
 The format is Firecracker's: one JSON array of ``base_host_virt_addr``, ``size``, ``offset`` and ``page_size`` (all in
-bytes), with the descriptor in SCM_RIGHTS, in one message. So a manager of pyuffd targets serves Firecracker snapshots.
-Ours tell a ``mode``, too, which others pass over.
+bytes), with the descriptor in SCM_RIGHTS, in one message. A manager that uses this module can therefore serve
+Firecracker snapshots. Messages of pyuffd also have a ``mode``, which other programs ignore.
 """
 
 import array
@@ -42,12 +42,12 @@ class _Options(TypedDict):
 
 @dataclass(frozen=True)
 class Handoff:
-    """What ``receive()`` got: everything that ``serve()`` takes.
+    """What ``receive()`` returns: all arguments of ``serve()``.
 
     Attributes:
-        uffd: The target's userfaultfd.
-        regions: Registered by the sender.
-        pid: The target's process.
+        uffd: The userfaultfd of the target.
+        regions: The regions, which the sender has registered.
+        pid: The process id of the target.
     """
 
     uffd: Userfaultfd
@@ -67,16 +67,16 @@ def send(
 
     Args:
         sock: A connected unix stream socket.
-        uffd: Opened by this process; closed here afterwards unless ``keep``, since the manager cannot release it by an
-            early close while this process holds it too.
-        regions: (start, length, offset in the source, page size) of each, in bytes.
-        keep: Keep this process's descriptor open.
-        register: Register the regions; False where they are registered already.
-        mode: In which mode, as of ``Region``; the message tells it.
+        uffd: A userfaultfd that this process opened. ``send()`` closes it afterwards unless ``keep`` is True, because
+            the manager cannot use an early close while this process holds a descriptor.
+        regions: (start, length, offset in the source, page size) of each region, in bytes.
+        keep: Whether this process keeps its descriptor open.
+        register: Whether to register the regions; False if they are registered already.
+        mode: The mode of the regions (see ``Region``). The message has it.
 
     Raises:
-        OSError: A region cannot be registered, or the socket fails; the userfaultfd is open then, and nothing is
-            registered that was not before.
+        OSError: A region cannot be registered, or the socket fails. The userfaultfd is then still open, and the regions
+            that this call registered are unregistered again.
     """
     check_instance("sock", sock, socket.socket)
     check_instance("uffd", uffd, Userfaultfd)
@@ -126,17 +126,18 @@ def receive(
 
     Args:
         sock: A connected unix stream socket.
-        source: Of all regions; each begins at the offset that its sender names.
-        mode: In which the sender registered them, as of ``Region``; None is what the message tells, or ``"missing"``.
+        source: The source of all regions. Each region begins at the offset that the sender names.
+        mode: The mode in which the sender registered the regions (see ``Region``). None takes the mode of the message,
+            or ``"missing"``.
         on_remove: See ``Region``.
 
     Returns:
-        What ``serve()`` takes.
+        The arguments of ``serve()``.
 
     Raises:
         TimeoutError: No complete message came within 10 seconds.
-        ValueError: The message is not a hand-off; the text names the field.
-        ConnectionError: The sender hung up.
+        ValueError: The message is not a hand-off. The error names the field.
+        ConnectionError: The sender closed the connection.
     """
     check_instance("sock", sock, socket.socket)
     check_source("source", source, optional=True)

@@ -120,7 +120,7 @@ def _placed_case() -> Case:
         headline=True,
         rounds=3,
         unavailable=OTHER.unavailable,
-        seconds=0.9,
+        seconds=0.85,
         settles=True,
     )
 
