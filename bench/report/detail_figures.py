@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..arms import COPIES, IMAGE, LOOP, POOL, UNPRIVILEGED, WAKE_UP, bare, by_continue
+from ..arms import COPIES, IMAGE, LOOP, NATIVE, POOL, UNPRIVILEGED, WAKE_UP, bare, by_continue
 from .drawing import drawn_of
 from .judge import compare
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, figure, lines, point, times_on
@@ -187,9 +187,13 @@ def meetings(results: Results) -> Drawn | None:
             ending = arm.removesuffix(", bare")
             for number, (count, each) in enumerate(values.items()):
                 point(axes, count, each, ending, across=False, label=ending if number == 0 else "")
-        axes.set(xlabel=label, ylim=(0, None))
+        axes.set(xlabel=label)
         axes.grid(alpha=0.2)
-        times_on(axes.yaxis)
+    left.set(xscale="log", yscale="log")
+    counts_on(left.xaxis, sorted({count for values in vmas.values() for count in values}))
+    right.set_ylim(0, None)
+    times_on(left.yaxis)
+    times_on(right.yaxis)
     left.set_ylabel("time of the bare loop")
     left.legend()
     most = max(next(iter(vmas.values())))
@@ -234,6 +238,7 @@ def scale(results: Results) -> Drawn | None:
             of_metric = _against(results, "scale", axis, ["manager"], metric, choose)
             if of_metric:
                 panel[f"manager, {metric}"] = of_metric["manager"]
+        panel |= _against(results, "scale", axis, [NATIVE], "fill", choose)
         found[axis] = panel
     if not all(found.values()):
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .. import arms
 from ..arms import many
-from ..harness.axes import MANY_THREADS, REGIONS, SETUPS, SLOW_WAKE_UP, TARGETS
+from ..harness.axes import CROWDS, MANY_THREADS, REGIONS, SETUPS, SLOW_WAKE_UP, TARGETS
 from .judge import Comparison, compare
 from .results import Results
 
@@ -124,5 +124,6 @@ def _other_goals() -> Iterator[Goal]:
         "cold file, huge pages moved / bare reads and MOVE", "cold", "in-process", arms.DIRECT, arms.MOVE, 1 / 0.8
     )
     one, each = arms.ONE_HANDLER, arms.HANDLER_EACH
-    what = "p99 of faults beside a target of 512 threads: one handler / one each"
-    yield Goal(what, "fairness", "beside 512 threads", one, each, 1.5, metric="p99")
+    for threads in CROWDS:
+        what = f"p99 of faults beside a target of {threads} threads: one handler / one each"
+        yield Goal(what, "fairness", f"beside {threads} threads", one, each, 1.5, metric="p99")
