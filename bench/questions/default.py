@@ -10,8 +10,10 @@ busy CPUs, with one, and with a quota, the default is to cost nobody anything: i
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from ..harness.axes import PAGE, SETUPS, SLOW_WAKE_UP, WAKE_UPS
 from ..harness.case import Arm, Case
 from ..harness.cpu_time import with_cpu_time
 from ..harness.memory import Pattern
-from ..harness.placement import FIRST, FREE, OTHER, SAME, SECOND, Placement, confined
+from ..harness.placement import FIRST, FREE, OTHER, SAME, SECOND, confined
 from ..harness.serving import Serving
 from ..harness.slow_wake import slow_wake, unavailable, wake_up
 from ..harness.targets import ChildTarget, Target, open_target
@@ -35,20 +37,20 @@ _POOL = 2
 _NOBODY = 65534
 
 
-def cases(context: Context) -> Sequence[Case]:
+def cases(_context: Context) -> Sequence[Case]:
     """Each setup, with this host's wake-ups and with slow ones; and what others leave to the manager."""
-    natural = [_case(context, setup) for setup in SETUPS]
-    slow = [_case(context, "across", microseconds) for microseconds in WAKE_UPS]
-    in_process = _case(context, "in-process", SLOW_WAKE_UP)
-    return [*natural, *slow, in_process, *map(partial(_shared_case, context), _SHARED)]
+    natural = [_case(setup) for setup in SETUPS]
+    slow = [_case("across", microseconds) for microseconds in WAKE_UPS]
+    in_process = _case("in-process", SLOW_WAKE_UP)
+    return [*natural, *slow, in_process, *map(_shared_case, _SHARED)]
 
 
-def _case(context: Context, setup: str, slow: int = 0) -> Case:
+def _case(setup: str, slow: int = 0) -> Case:
     """One with this host's wake-ups, or with emulated ones of so many microseconds."""
     placement = OTHER if slow else FREE
     return Case(
         f"{setup}, wake-ups of {slow} us" if slow else setup,
-        partial(_arms, context.folder, setup, slow),
+        partial(_arms, setup, slow),
         parameters={"setup": setup, "wake_up_us": slow or "of this host", **placement.metadata},
         pairs=[
             ("auto", "adopt"),
@@ -66,11 +68,12 @@ def _case(context: Context, setup: str, slow: int = 0) -> Case:
 
 
 @contextmanager
-def _arms(folder: Path, setup: str, slow: int) -> Iterator[Sequence[Arm]]:
+def _arms(setup: str, slow: int) -> Iterator[Sequence[Arm]]:
     with ExitStack() as held:
         target = held.enter_context(open_target(setup))
-        serving = _serving(folder, target, OTHER if slow else FREE, _PAGES)
-        adopted = _serving(folder, target, FREE, _PAGES)
+        source, file = held.enter_context(_bytes(_PAGES))
+        serving = Serving(target, source, _PAGES, OTHER if slow else FREE, file=file, order="random")
+        adopted = replace(serving, placement=FREE)
         place: pyuffd.Placement = [SECOND] if slow else "auto"
         if slow:
             held.enter_context(slow_wake(slow * 1e-6))
@@ -89,10 +92,10 @@ def _arms(folder: Path, setup: str, slow: int) -> Iterator[Sequence[Arm]]:
 _SHARED = ("both CPUs busy", "one CPU", "a quota of half a CPU")
 
 
-def _shared_case(context: Context, condition: str) -> Case:
+def _shared_case(condition: str) -> Case:
     return Case(
         condition,
-        partial(_shared_arms, context.folder, condition),
+        partial(_shared_arms, condition),
         parameters={"setup": "across", "condition": condition},
         pairs=[("auto", "free")],
         control="free",
@@ -103,14 +106,16 @@ def _shared_case(context: Context, condition: str) -> Case:
 
 
 @contextmanager
-def _shared_arms(folder: Path, condition: str) -> Iterator[Sequence[Arm]]:
+def _shared_arms(condition: str) -> Iterator[Sequence[Arm]]:
     one_cpu, quota = condition == "one CPU", "quota" in condition
     with ExitStack() as held:
         if one_cpu:
             held.enter_context(confined([FIRST]))
         target = held.enter_context(open_target("across"))
         held.enter_context(_left(condition, target))
-        serving = _serving(folder, target, SAME if one_cpu else FREE, _PAGES_UNDER_QUOTA if quota else _PAGES)
+        pages = _PAGES_UNDER_QUOTA if quota else _PAGES
+        source, file = held.enter_context(_bytes(pages))
+        serving = Serving(target, source, pages, SAME if one_cpu else FREE, file=file, order="random")
         yield [Arm(name, partial(serving.by_placed_manager, name)) for name in ("auto", "free")]
 
 
@@ -122,12 +127,14 @@ def _left(condition: str, target: Target) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _serving(folder: Path, target: Target, placement: Placement, pages: int) -> Serving:
+@contextmanager
+def _bytes(pages: int) -> Iterator[tuple[Pattern, str]]:
+    """The same bytes in memory, for the loops, and in a file."""
     source = Pattern(pages * PAGE)
-    file = folder / f"default-{pages}.bin"
-    if not file.exists():
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "pages")
         source.write(file)
-    return Serving(target, source, pages, placement, file=str(file), order="random")
+        yield source, str(file)
 
 
 @contextmanager

@@ -1,16 +1,25 @@
 #include "engine/serve/awake/wakefulness.hpp"
 
+#include <sys/sysinfo.h>
+
 #include "engine/linux/cpu_budget.hpp"
 #include "engine/linux/dma_latency.hpp"
 
 namespace uffd {
+namespace {
+
+// A request to the device keeps every idle CPU of the machine polling, and interrupts all of them.
+constexpr int kMostPolling = 8;
+
+}  // namespace
 
 Wakefulness::Wakefulness() {
   if (const std::string reason = why_to_spare_cpu(); !reason.empty()) {
     notes_->text = "no CPU is kept awake: " + reason;
     return;
   }
-  request_ = ForkClosedFd([] { return open_dma_latency(); });
+  const bool few = ::get_nprocs() <= kMostPolling;
+  if (few) request_ = ForkClosedFd([] { return open_dma_latency(); });
   if (request_) {
     request_dma_latency(request_.get(), kAnyLatency);
     notes_->text = "idle CPUs are kept awake in bursts by /dev/cpu_dma_latency";
@@ -18,8 +27,9 @@ Wakefulness::Wakefulness() {
   }
   try {
     warm_ = std::make_unique<WarmThread>(notes_->warm_cpu_ns);
-    notes_->text =
-        "a warm thread keeps a CPU awake in bursts: /dev/cpu_dma_latency is not writable";
+    notes_->text = std::string("a warm thread keeps a CPU awake in bursts: ") +
+                   (few ? "/dev/cpu_dma_latency is not writable"
+                        : "/dev/cpu_dma_latency would keep all CPUs awake");
   } catch (const SystemError& error) {
     notes_->text = std::string("no CPU is kept awake: ") + error.what();
   }

@@ -1,5 +1,5 @@
 // Keeps CPUs awake during bursts of faults, for all handlers of a manager: by /dev/cpu_dma_latency
-// where that may be opened, else by a warm thread.
+// where that may be opened and the machine has few CPUs, else by a warm thread.
 //
 // Made before the handlers start; they call begin(), follow() and end(). It never fails: what
 // cannot be had is a slower way, and notes() tell which way it takes, and why.
