@@ -109,6 +109,21 @@ def test_nothing_smaller_than_the_noise_is_a_difference(tmp_path: Path) -> None:
         assert ("within noise" in headline(results)) != differs
 
 
+def test_the_default_is_told_with_what_a_wake_up_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values: Values = {"auto": {"time": 6e-6}, "adopt": {"time": 7e-6}, arms.WAKE_UP: {"time": 16e-6}}
+    parameters = {"setup": "across", "wake_up_us": "of this host"}
+    pairs = [("auto", "adopt")]
+    write_case(
+        tmp_path, [[values] * 3] * 6, question="default", case="across", pairs=pairs, control="", parameters=parameters,
+        headline=False,
+    )  # fmt: skip
+    assert next(answers(load(tmp_path))).startswith("across (a wake-up takes 16.0 µs): auto takes 0.857 times as long")
+    write(tmp_path)
+    printed = capsys.readouterr().out
+    assert "the default, across: auto / adopt" in printed
+    assert "reached" in printed
+
+
 def test_the_control_of_another_case_explains_nothing_away(tmp_path: Path) -> None:
     spread = (0.999, 1.0, 1.001)
     write_case(tmp_path, [[times(1, 1)] + [times(1.0, each, 1.2 * each)] * 2 for each in spread], case="1 region")

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..arms import BARE_SIGBUS, FLOOR, LOOP, filler, read_by
+from ..arms import BARE_SIGBUS, FLOOR, LOOP, WAKE_UP, filler, read_by
 from .judge import Comparison, Noise, compare, noise
 from .results import Results
 from .words import interval, seconds, sentence, times
@@ -23,6 +23,11 @@ def answers(results: Results) -> Iterator[str]:
         for metric, what in (("max around", "longest access"), ("pace around", "pace")):
             case = f"{info.name}, {what}"
             yield from _sentence(results, "tails", info.name, "unregister", "early-close", metric, case)
+    for info in results.cases_of("default"):
+        wake_up = results.median("default", info.name, WAKE_UP)
+        case = f"{info.name} (a wake-up takes {seconds(wake_up)})" if wake_up == wake_up else info.name
+        for arm, other in info.pairs:
+            yield from _sentence(results, "default", info.name, arm, other, words=case)
     placed = "one fault, another process"
     for arm, other in ((LOOP, "adopt"), (LOOP, "auto"), ("adopt", FLOOR)):
         yield from _sentence(results, "fault", placed, arm, other)

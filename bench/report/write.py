@@ -152,6 +152,9 @@ def _print(results: Results) -> None:
     with pd.option_context("display.width", 200, "display.max_colwidth", 60):
         table = tables.of_comparisons(results, headline_only=_has_headline(results))
         print(table.to_string(index=False), end="\n\n")
+        reached = tables.of_goals(results)
+        if not _has_headline(results) and not reached.empty:
+            print(reached.to_string(index=False), end="\n\n")
     print(quiet(results))
     for failure in results.failures:
         print(f"FAILED {failure}")

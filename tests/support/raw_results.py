@@ -28,6 +28,7 @@ def write_case(
     parameters: Mapping[str, Any] | None = None,
     business: Mapping[str, Any] = QUIET,
     arrays: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+    headline: bool = True,
 ) -> None:
     """Write raw results of a case: a list of rounds for each process; the first of each does not count."""
     records = Records(folder)
@@ -36,7 +37,7 @@ def write_case(
         "parameters": parameters or {"setup": "across", "regions": 4096},
         "pairs": pairs,
     }
-    about |= {"unit": "second", "control": control, "headline": True}
+    about |= {"unit": "second", "control": control, "headline": headline}
     for process, values in enumerate(rounds):
         of = {"process": process}
         records.append(question, {"kind": "process", "seed": 1, "metadata": _METADATA, **of})
