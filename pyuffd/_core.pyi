@@ -1,4 +1,4 @@
-"""The manager."""
+"""The extension module: userfaultfds, memory, sources, regions and the manager."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,21 +14,21 @@ __version__: str
 build_type: str
 
 class UnsupportedError(OSError):
-    """What this kernel or this user cannot do; the message names what to change.
+    """This kernel does not support an operation, or does not permit it to this user. The message says what to change.
 
     Attributes:
-        needs: What would permit it, in the kernel's words, such as ``"Linux 6.6"``, ``"CAP_SYS_PTRACE"``,
-            ``"/dev/userfaultfd"``, ``"vm.unprivileged_userfaultfd=1"``, ``"seccomp"`` (a filter to be relaxed) or
-            ``"CONFIG_HUGETLBFS"``. Each of them is enough alone. Empty where no change of the system helps.
+        needs: The names of what would permit the operation, such as ``"Linux 6.6"``, ``"CAP_SYS_PTRACE"``,
+            ``"/dev/userfaultfd"``, ``"vm.unprivileged_userfaultfd=1"``, ``"seccomp"`` (a filter that forbids the call)
+            or ``"CONFIG_HUGETLBFS"``. One of them is enough. Empty if no change of the system helps.
     """
 
     needs: tuple[str, ...]
 
 class MissingPagesError(RuntimeError):
-    """close(missing='raise') met missing pages; the target is served on.
+    """Pages were missing when ``close(missing='raise')`` was called. The manager still serves the target.
 
     Attributes:
-        missing_pages: How many.
+        missing_pages: The number of missing pages.
     """
 
     missing_pages: int
@@ -61,10 +61,10 @@ class _ReleaseFinding(TypedDict):
 
 def probe() -> _Probe: ...
 def release() -> _Release:
-    """What is known of this kernel: no experiment."""
+    """Return what is known of this kernel, without an experiment."""
 
 def release_experiment(lost_wake_seconds: float) -> _ReleaseFinding:
-    """Find it out, and keep it for this boot."""
+    """Find out by experiment what this kernel does, and keep the result for this boot."""
 
 def release_by_version() -> str: ...
 def journal_open() -> None: ...
@@ -82,11 +82,11 @@ def _raise_system_error(error: int, text: str) -> None: ...
 
 @final
 class Fault:
-    """A thread sleeps on this page until it is resolved (uffd_msg, UFFD_EVENT_PAGEFAULT)."""
+    """A fault (uffd_msg, UFFD_EVENT_PAGEFAULT). A thread sleeps until the fault is resolved."""
 
     @property
     def address(self) -> int:
-        """Of the access; page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
+        """The address of the access. It is page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
 
     @property
     def flags(self) -> FaultFlag:
@@ -94,7 +94,7 @@ class Fault:
 
     @property
     def thread(self) -> int:
-        """Its id in the target's pid namespace; 0 without the feature THREAD_ID."""
+        """The id of the thread in the target's pid namespace, or 0 without the feature THREAD_ID."""
 
 @final
 class RemapEvent:
@@ -102,15 +102,15 @@ class RemapEvent:
 
     @property
     def from_(self) -> int:
-        """Where the memory was."""
+        """The old start address of the memory."""
 
     @property
     def to(self) -> int:
-        """Where it is now."""
+        """The new start address of the memory."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length of the memory in bytes."""
 
 @final
 class RemoveEvent:
@@ -118,11 +118,11 @@ class RemoveEvent:
 
     @property
     def start(self) -> int:
-        """The first address that was dropped."""
+        """The first address of the dropped range."""
 
     @property
     def end(self) -> int:
-        """The first address behind what was dropped."""
+        """The first address behind the dropped range."""
 
 @final
 class UnmapEvent:
@@ -130,63 +130,67 @@ class UnmapEvent:
 
     @property
     def start(self) -> int:
-        """The first address that was unmapped."""
+        """The first address of the unmapped range."""
 
     @property
     def end(self) -> int:
-        """The first address behind what was unmapped."""
+        """The first address behind the unmapped range."""
 
 @final
 class UnknownEvent:
-    """An event that this version does not know."""
+    """An event that this version of pyuffd does not know."""
 
     @property
     def event(self) -> int:
-        """Its number (UFFD_EVENT_x)."""
+        """The number of the event (UFFD_EVENT_x)."""
 
 @final
 class Userfaultfd:
-    """A userfaultfd, opened and past UFFDIO_API: every ioctl one to one (userfaultfd(2), ioctl_userfaultfd(2)).
+    """A userfaultfd that is ready for use (UFFDIO_API is done), with a method for each ioctl.
 
-    It is non-blocking and close-on-exec, and a fork child closes it at once. ``serve()`` and ``Manager.add()`` take it
-    over; after that, and after ``close()``, every call is a ValueError. Calls that the kernel refuses raise
-    OSError with its errno. Addresses and lengths are in bytes.
+    The man pages userfaultfd(2) and ioctl_userfaultfd(2) describe the ioctls. The descriptor is non-blocking and
+    close-on-exec, and a fork child closes its copy at once. ``serve()`` and ``Manager.add()`` take the userfaultfd
+    over. After that, and after ``close()``, every call raises ValueError. If the kernel refuses a call, the call raises
+    OSError with the errno. All addresses and lengths are in bytes.
 
     Args:
-        features: ``Feature`` bits to ask for.
-        user_mode_only: False opens /dev/userfaultfd, else userfaultfd(2), and serves kernel accesses too. True needs
-            no permission, but kernel accesses to missing pages fail with EFAULT. None is False where that is permitted,
-            else True: the property ``user_mode_only`` says which.
+        features: The ``Feature`` bits to ask for.
+        user_mode_only: With False, the userfaultfd serves kernel accesses, too. pyuffd opens it by /dev/userfaultfd,
+            or else by userfaultfd(2). True needs no permission, but kernel accesses to missing pages fail with EFAULT.
+            None means False if this user has the permission, and True otherwise. The property ``user_mode_only`` has
+            the result.
 
     Raises:
-        UnsupportedError: It cannot be opened, or this kernel lacks a feature; the message names what to change.
+        UnsupportedError: The userfaultfd cannot be opened, or this kernel lacks a feature. The message says what to
+            change.
     """
 
     def __init__(self, features: int = 0, user_mode_only: bool | None = None) -> None: ...
     @staticmethod
     def adopt(fd: int) -> Userfaultfd:
-        """Take over a descriptor that another process opened and registered.
+        """Take over a descriptor of a userfaultfd that another process opened and for which it registers memory.
 
         Raises:
-            ValueError: It is no userfaultfd, or its opener did not do UFFDIO_API; the descriptor is closed.
+            ValueError: The descriptor is not a userfaultfd, or the process that opened it did not call UFFDIO_API. The
+                descriptor is closed.
         """
     def fileno(self) -> int:
-        """The descriptor, which belongs to this object."""
+        """Return the descriptor. It belongs to this object: do not close it."""
 
     def close(self) -> None:
-        """Close it. Memory that is still registered is released with the last descriptor, and what is missing in it
-        reads as zeros.
+        """Close the userfaultfd. When its last descriptor is closed, the kernel releases the memory that is still
+        registered. Missing pages of that memory then read as zeros.
 
         Raises:
-            RuntimeError: Another thread is inside a call.
+            RuntimeError: Another thread is inside a call of this userfaultfd.
         """
     @property
     def closed(self) -> bool:
-        """Whether it was closed, or is served."""
+        """Whether the userfaultfd was closed, or was taken over by a target."""
 
     @property
     def features(self) -> Feature:
-        """Those that are on."""
+        """The enabled features."""
 
     @property
     def user_mode_only(self) -> bool:
@@ -194,30 +198,36 @@ class Userfaultfd:
 
     @property
     def registered_by_sender(self) -> bool:
-        """Whether another process opened it, and registers its memory."""
+        """Whether another process opened the userfaultfd and registers its memory."""
 
     def waiting(self) -> tuple[int, int]:
-        """Faults that nobody has read yet, and all whose threads sleep, read or not (fdinfo: pending, total)."""
+        """Return the number of faults that nobody has read yet, and the number of all faults whose threads sleep
+        (``pending`` and ``total`` of fdinfo)."""
     def read(
         self, most: int = 64, timeout: float | None = None
     ) -> list[Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd]:
-        """Read messages, waiting for the first. A FORK event is the child's Userfaultfd.
+        """Wait for a message, and read all messages that are there. A FORK event is read as the child's Userfaultfd.
 
         Args:
-            most: How many at most.
-            timeout: Seconds to wait; None without end. Ctrl-C works.
+            most: The largest number of messages to read.
+            timeout: Seconds to wait. None waits without end. Ctrl-C interrupts the wait.
 
         Returns:
-            The messages; empty on timeout.
+            The messages. The list is empty on timeout.
         """
     def register(self, start: int, length: int, mode: int = ...) -> int:
-        """UFFDIO_REGISTER, for missing faults unless ``mode`` (``RegisterMode`` bits) says otherwise.
+        """UFFDIO_REGISTER.
+
+        Args:
+            start: The first address.
+            length: The length in bytes.
+            mode: ``RegisterMode`` bits: which faults to serve. The default is missing faults.
 
         Returns:
-            The ioctls that the range admits, as bits ``1 << _UFFDIO_x``.
+            The ioctls that the kernel permits on the range, as bits ``1 << _UFFDIO_x``.
         """
     def unregister(self, start: int, length: int) -> None:
-        """UFFDIO_UNREGISTER. Follow it with ``wake()``: it can leave a thread asleep."""
+        """UFFDIO_UNREGISTER. Call ``wake()`` afterwards, because UFFDIO_UNREGISTER can leave a thread asleep."""
     def wake(self, start: int, length: int) -> None:
         """UFFDIO_WAKE."""
     def copy(
@@ -232,30 +242,35 @@ class Userfaultfd:
         """UFFDIO_COPY.
 
         Returns:
-            Bytes installed, fewer than ``length`` where it stopped on the way. The other fills answer alike.
+            The number of installed bytes. It is less than ``length`` if the kernel stopped early. ``zeropage()``,
+            ``continue_()``, ``poison()`` and ``move()`` return the number of bytes in the same way.
 
         Raises:
-            OSError: Nothing was installed; EEXIST: another did: wake the page, EAGAIN: try again later.
+            OSError: Nothing was installed. EEXIST: the first page is present already; wake its threads by ``wake()``.
+                EAGAIN: try again later.
         """
     def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_ZEROPAGE."""
     def writeprotect(self, start: int, length: int, protect: bool, *, wake: bool = True) -> None:
-        """UFFDIO_WRITEPROTECT (Linux 5.7); with ``protect`` the kernel wakes nobody and refuses ``wake=False``."""
+        """UFFDIO_WRITEPROTECT (Linux 5.7). With ``protect=True`` the kernel wakes no thread, and refuses
+        ``wake=False``."""
     def scan_written(self, start: int, length: int, *, protect: bool = False, pid: int = 0) -> list[tuple[int, int]]:
-        """PAGEMAP_SCAN (Linux 6.7): what was written to, of memory that a userfaultfd with the feature WP_ASYNC has
-        registered for write-protect faults; the kernel resolves these by itself.
+        """PAGEMAP_SCAN (Linux 6.7): find the pages that were written to.
+
+        A userfaultfd with the feature WP_ASYNC must have registered the memory for write-protect faults. The kernel
+        resolves these faults itself.
 
         Args:
-            start: In bytes, page-aligned.
-            length: In bytes.
-            protect: Write-protect what is found again, in the same step.
-            pid: The process whose memory it is; 0 is this one.
+            start: The first address, page-aligned.
+            length: The length in bytes.
+            protect: Write-protect the found pages again, in the same step.
+            pid: The process that has the memory. 0 is this process.
 
         Returns:
-            (start, length) in bytes, by address.
+            (start, length) of each written range in bytes, in the order of addresses.
 
         Raises:
-            OSError: EPERM: it is not registered so; ENOTTY: an older kernel.
+            OSError: EPERM: the memory is not registered in this way. ENOTTY: the kernel is older than Linux 6.7.
         """
     def continue_(self, start: int, length: int, *, wake: bool = True, write_protect: bool = False) -> int:
         """UFFDIO_CONTINUE (Linux 5.13)."""
@@ -270,21 +285,21 @@ class Userfaultfd:
         wake: bool = True,
         allow_holes: bool = False,
     ) -> int:
-        """UFFDIO_MOVE (Linux 6.8), in this process only."""
+        """UFFDIO_MOVE (Linux 6.8). The memory must be memory of this process."""
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
 @final
 class Mapping:
-    """An owned range of zeroed, readable and writable memory.
+    """A range of readable and writable memory that this object owns. All pages are zeros at first.
 
     Args:
-        length: Bytes; rounded up to whole pages.
+        length: The length in bytes. pyuffd rounds it up to whole pages.
         kind: ``"anonymous"``, ``"memfd"`` or ``"hugetlb"``.
-        shared: MAP_SHARED instead of MAP_PRIVATE.
+        shared: Map with MAP_SHARED instead of MAP_PRIVATE.
 
     Raises:
-        OSError: No memory; for hugetlb the message tells how to reserve pages.
+        OSError: There is not enough memory. For hugetlb, the message says how to reserve pages.
     """
 
     def __init__(
@@ -295,160 +310,169 @@ class Mapping:
     ) -> None: ...
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """The address of the first byte."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length in bytes."""
 
     @property
     def page_size(self) -> int:
-        """In bytes."""
+        """The page size in bytes."""
 
     @property
     def array(self) -> npt.NDArray[np.uint8]:
-        """A view of the bytes, counted by the mapping; it keeps the memory mapped."""
+        """The bytes of the mapping as an array. The memory stays mapped while an array of it exists."""
     @property
     def closed(self) -> bool:
-        """Whether it was unmapped."""
+        """Whether the memory was unmapped by ``close()``."""
 
     def close(self) -> None:
-        """Unmap. Idempotent.
+        """Unmap the memory. Further calls do nothing.
 
         Raises:
-            BufferError: Arrays still view it.
-            RuntimeError: It is served: close its target first.
+            BufferError: Arrays of this mapping still exist.
+            RuntimeError: The mapping is served. Close its target first.
         """
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
 class Source:
-    """Where the bytes of pages come from; made as one of its subclasses."""
+    """The base class of all sources. A source supplies the bytes of pages."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length in bytes."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return a copy of the bytes at ``offset``.
+        """Return a copy of ``length`` bytes from ``offset`` on.
 
         Raises:
-            IndexError: They lie behind the end.
+            IndexError: The range ends behind the end of the source.
         """
 
 @final
 class MemorySource(Source):
-    """Bytes of this process's memory, which it keeps alive.
+    """The bytes of a buffer of this process. The source keeps the buffer alive.
 
     Args:
-        buffer: A C-contiguous buffer; what is written to it later may or may not be seen.
+        buffer: A C-contiguous buffer. If somebody writes to the buffer later, a page can have the old or the new bytes.
     """
 
-    # An array is no Buffer to numpy's stubs before Python 3.12.
+    # For numpy's stubs, an array is not a Buffer before Python 3.12.
     def __init__(self, buffer: Buffer | npt.NDArray[Any]) -> None: ...
 
 @final
 class FileSource(Source):
-    """A regular file, mapped. Where it shrinks while it serves, its missing whole pages are poisoned.
+    """The bytes of a regular file. If the file shrinks, pyuffd poisons the missing whole pages behind its new end.
 
     Args:
-        path: Of the file; it is opened once, so it may be renamed later.
-        direct: Read it past the page cache (O_DIRECT), which is then not filled beside the memory: for files that are
-            not in it and will not be needed again. Into this process's memory its huge pages are moved, where its
-            userfaultfd was opened with ``Feature.MOVE``.
+        path: The path of the file. pyuffd opens the file once, so the file can be renamed later.
+        direct: Read the file past the page cache (O_DIRECT), instead of mapping it. Use this for files that are not in
+            the page cache and that nobody will read again. If the userfaultfd was opened with ``Feature.MOVE``, pyuffd
+            moves whole huge pages into private memory of this process.
 
     Raises:
-        OSError: It cannot be opened.
-        UnsupportedError: Its file system does not do O_DIRECT.
-        ValueError: It is empty or not a regular file.
+        OSError: The file cannot be opened.
+        UnsupportedError: The file system does not support O_DIRECT.
+        ValueError: The file is empty, or is not a regular file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, direct: bool = False) -> None: ...
     @property
     def path(self) -> str:
-        """As it was given; it may have been renamed since."""
+        """The path as the caller gave it. The file might have another path now."""
 
 @final
 class ZeroSource(Source):
-    """Zeros without end."""
+    """Zeros. This source has no end."""
 
     def __init__(self) -> None: ...
 
 @final
 class CallableSource(Source):
-    """A Python function, for the pages of other processes: whoever sleeps for a page of this one may hold the GIL.
+    """A Python function that supplies the pages of other processes.
 
-    Threads of the manager call it, several at once, each when it gets the GIL; no other fault waits meanwhile. Bytes
-    that it fails to return are poisoned, and ``sys.unraisablehook`` is told why.
+    The function cannot supply pages of this process, because a thread that waits for such a page can hold the GIL.
+    Threads of the manager call the function, several at the same time, each when it gets the GIL. No other fault waits
+    for the function. If the function raises, or returns a wrong number of bytes, pyuffd poisons the pages and calls
+    ``sys.unraisablehook`` with the exception.
 
     Args:
-        read: Called with (offset, length) in bytes; returns a buffer of that length.
-        length: Of the whole source, in bytes.
-        deadline: Seconds from a fault, or from a fill's call, to the poisoning of the pages, if their bytes have not
-            come by then; None waits without end.
+        read: The function. pyuffd calls it with (offset, length) in bytes. It returns a buffer of that length.
+        length: The length of the whole source in bytes.
+        deadline: The longest time, in seconds, that pages wait for their bytes. The time begins with a fault, or with
+            the call of a fill. After this time pyuffd poisons the pages. None waits without end.
 
     Raises:
         TypeError: read is not callable.
-        ValueError: A deadline that is not positive.
+        ValueError: The deadline is not positive.
     """
 
     def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
 
 class SharedImage(Source):
-    """The bytes of a source in one file in memory; see ``pyuffd.SharedImage``.
+    """The bytes of a source in one file in memory: see ``pyuffd.SharedImage``.
 
     Args:
-        source: Where the bytes come from.
-        kind: ``"memfd"``, or ``"hugetlb"``.
+        source: The source of the bytes.
+        kind: ``"memfd"`` or ``"hugetlb"``.
     """
 
     def __init__(self, source: Source, *, kind: Literal["memfd", "hugetlb"] = "memfd") -> None: ...
     @property
     def page_size(self) -> int:
-        """Of its memory, in bytes."""
+        """The page size of the image's memory in bytes."""
 
     @property
     def missing_pages(self) -> int:
-        """How many were not filled yet."""
+        """The number of pages that were not filled yet."""
 
     def fileno(self) -> int:
-        """Return its descriptor, which belongs to the image: send it to a target, which maps it."""
+        """Return the descriptor of the file. Send it to a target, so that the target can map it. It belongs to this
+        object: do not close it."""
 
     def map(self, offset: int = 0, length: int | None = None, *, shared: bool = False) -> Mapping:
-        """Map it, or whole pages of it, into this process.
+        """Map the image, or whole pages of it, into this process.
+
+        Args:
+            offset: The offset of the first byte in the image.
+            length: The length in bytes. None maps up to the end of the image.
+            shared: Map with MAP_SHARED instead of MAP_PRIVATE.
 
         Raises:
-            ValueError: Offset or length are no whole pages of it.
+            ValueError: ``offset`` or ``length`` is not a multiple of the page size, or lies outside the image.
         """
 
     def fill(self) -> None:
-        """Start to fill it in the background; returns at once."""
+        """Start to fill the image in the background, and return at once."""
 
     def _wait(self, seconds: float) -> bool | None: ...
 
 @final
 class Region:
-    """One range of a target's memory.
+    """One range of a target's memory, with the source of its bytes.
 
     Args:
-        start: Its address in the target.
-        length: Bytes.
-        source: Where its bytes come from; None, for ``mode="minor"``, where they are in the page cache already.
-        source_offset: Where in the source they begin.
-        page_size: Of its memory: this system's (4096 on x86-64), or that of a hugetlb pool.
-        mode: Which faults are served (UFFDIO_REGISTER_MODE_x). ``"missing"``: of pages that are not there.
-            ``"minor"`` (Linux 5.13): of pages that are in the page cache (memfd, shared anonymous, hugetlb) and not
-            mapped; with this mode alone a hole reads as zeros, and nobody is told. ``"missing+minor"``: both; what is
-            not in the page cache comes from the source. ``"missing+wp"`` (Linux 5.7): pages are installed
-            write-protected, and the first write to each is noted: ``Target.written()``.
-        on_remove: What becomes of missing pages that the target removes (userfaultfds with EVENT_REMOVE): ``"keep"``:
-            they still come from the source, as after MADV_DONTNEED of shared memory; ``"zero"``: they read as zeros,
-            as after MADV_REMOVE; ``"poison"``: touching them is SIGBUS; ``"auto"``: zero for private memory, poison
-            for shared memory, of which the kernel does not tell the one from the other.
+        start: The address of the first byte in the target.
+        length: The length in bytes.
+        source: The source of the bytes. None is possible with ``mode="minor"``, if all pages are in the page cache.
+        source_offset: The offset, in the source, of the region's first byte.
+        page_size: The page size of the memory in bytes: that of this system (4096 on x86-64), or of a hugetlb pool.
+        mode: Which faults pyuffd serves (UFFDIO_REGISTER_MODE_x). ``"missing"``: faults on pages that are not present.
+            ``"minor"`` (Linux 5.13): faults on pages that are in the page cache (memfd, shared anonymous memory,
+            hugetlb) and not mapped. With ``"minor"``, a page that is not in the page cache reads as zeros, without a
+            fault message. ``"missing+minor"``: both kinds of faults. Pages that are not in the page cache come from
+            the source. ``"missing+wp"`` (Linux 5.7): faults on pages that are not present. pyuffd installs every page
+            write-protected, and records the first write to it: see ``Target.written()``.
+        on_remove: What a missing page contains after the target has removed it (userfaultfds with EVENT_REMOVE).
+            ``"keep"``: the source's bytes (right after MADV_DONTNEED of shared memory). ``"zero"``: zeros (right after
+            MADV_REMOVE). ``"poison"``: nothing, and a touch of the page is SIGBUS. ``"auto"`` is ``"zero"`` for private
+            memory. For shared memory it is ``"poison"``, because the kernel does not say which of the two calls it was.
 
     Raises:
-        ValueError: Misaligned or empty, a page size that no memory here has, a source that is too short or lacking, or
-            an unknown mode.
+        ValueError: The range is empty or not aligned to pages, no memory has this page size, the source is None or too
+            short, or the mode is unknown.
     """
 
     def __init__(
@@ -471,42 +495,43 @@ class Region:
         mode: Literal["missing", "minor", "missing+minor", "missing+wp"] = "missing",
         on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
     ) -> Region:
-        """Make one of memory of this process, and keep that mapped as long as it is needed.
+        """Make a region of memory of this process. The memory stays mapped as long as the region is needed.
 
         Args:
-            memory: A ``Mapping``, or a writable, C-contiguous buffer that begins and ends at a page, as its array.
-            source: As of a region.
-            source_offset: As of a region.
-            mode: As of a region.
-            on_remove: As of a region.
+            memory: A ``Mapping``, or a writable C-contiguous buffer that begins and ends at a page boundary (the array
+                of a ``Mapping``, for example).
+            source: See ``Region``.
+            source_offset: See ``Region``.
+            mode: See ``Region``.
+            on_remove: See ``Region``.
         """
     @property
     def start(self) -> int:
-        """Its address in the target."""
+        """The address of the first byte in the target."""
 
     @property
     def length(self) -> int:
-        """In bytes."""
+        """The length in bytes."""
 
     @property
     def source(self) -> Source | None:
-        """Where its bytes come from."""
+        """The source of the bytes."""
 
     @property
     def source_offset(self) -> int:
-        """Where in the source they begin, in bytes."""
+        """The offset, in the source, of the region's first byte."""
 
     @property
     def page_size(self) -> int:
-        """Of its memory, in bytes."""
+        """The page size of the memory in bytes."""
 
     @property
     def mode(self) -> str:
-        """Which faults are served."""
+        """Which faults pyuffd serves."""
 
     @property
     def on_remove(self) -> str:
-        """What becomes of missing pages that the target removes."""
+        """What a missing page contains after the target has removed it."""
 
 @final
 class EndingReport:
