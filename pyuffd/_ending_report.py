@@ -1,4 +1,4 @@
-"""How a target was let go."""
+"""The report of an ending."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,22 +8,26 @@ from pyuffd import _core
 
 @dataclass(frozen=True)
 class EndingReport:
-    """How a target was let go.
+    """How pyuffd let go of a target, and why.
 
     Attributes:
-        ending: ``"early-close"``, ``"unregister"``, or ``"keep-open"`` where the userfaultfd is still open.
-        reason: Why this ending.
-        seconds: From the first UNREGISTER or close to the return of the last; None under keep-open.
-        regions: How many there were.
-        missing_pages: Pages that were never supplied: they read as zeros from now on, or sleep under keep-open.
-        absent_pages: Pages that lay in no registered memory of the target when they were to be installed: it unmapped
-            or moved them, or they were never registered. What is read there, if anything, is not the source's.
-        verified: Whether the target's smaps shows that no region is registered any more; None where nobody looked or
-            smaps may not be read. False means that another descriptor keeps the userfaultfd alive.
-        found_present: Pages that were present although nobody of ours had installed them: they were kept as they were.
-        poisoned: (start, length) in bytes of what its source could not supply: touching it gives SIGBUS.
-        collapsed_bytes: How much was put into transparent huge pages afterwards; None where that was not asked for.
-        began: When letting go began, on the clock of ``time.monotonic()``; None under keep-open.
+        ending: ``"early-close"`` or ``"unregister"``, or ``"keep-open"`` if the userfaultfd is still open.
+        reason: Why pyuffd chose this ending.
+        seconds: The time from the first UNREGISTER or close until the last of these calls returned. None with
+            keep-open.
+        regions: The number of regions.
+        missing_pages: The number of pages that were never installed. They read as zeros from now on. With keep-open,
+            threads that touch them sleep.
+        absent_pages: The number of pages that were in no registered memory when pyuffd tried to install them. The
+            target had unmapped or moved them, or they were never registered. They do not have the source's bytes.
+        verified: Whether the target's smaps shows that no region is registered any more. None if smaps was not read, or
+            may not be read. False means that another descriptor keeps the userfaultfd open.
+        found_present: The number of pages that were present although pyuffd had not installed them. They kept their
+            bytes.
+        poisoned: (start, length) in bytes of each range that was poisoned. A touch of it is SIGBUS.
+        collapsed_bytes: The number of bytes that were put into transparent huge pages after the ending. None if
+            ``collapse`` was False.
+        began: When the ending began, on the clock of ``time.monotonic()``. None with keep-open.
     """
 
     ending: str
@@ -39,12 +43,12 @@ class EndingReport:
     collapsed_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: every attribute by its name."""
+        """Return every attribute by its name, for JSON."""
         return asdict(self)
 
 
 def to_report(core: _core.EndingReport) -> EndingReport:
-    """Take over what the engine tells."""
+    """Convert a report of the engine."""
     return EndingReport(
         ending=core.ending,
         reason=core.reason,

@@ -24,18 +24,20 @@ _PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
 
 
 class Manager:
-    """Handlers and fillers that serve many targets.
+    """The threads that serve many targets: handlers and fillers.
 
-    Leaving its block closes every target that was not closed, filling what is missing. Its threads end when the last of
-    the manager and its targets does.
+    At the end of its ``with`` block, the manager fills and closes every target that was not closed. The threads end
+    when the manager and all its targets have ended.
 
     Args:
-        handlers: Threads that serve faults; a target has one of them, the least busy when it is added.
-        fillers: Threads that fill in the background.
+        handlers: The number of handlers, which serve faults. Each target has one handler: the handler with the fewest
+            targets when the target is added.
+        fillers: The number of fillers, which fill in the background.
         placement: See ``serve()``.
 
     Raises:
-        ValueError: No handler, no filler, a CPU that this process may not use, or a placement that cannot be.
+        ValueError: ``handlers`` or ``fillers`` is 0 or too large, this process may not use a CPU of ``placement``, or
+            ``placement`` is not possible.
     """
 
     def __init__(self, handlers: int = 2, fillers: int = 1, *, placement: Placement = "auto") -> None:
@@ -48,8 +50,8 @@ class Manager:
         """Serve a target from now on.
 
         Args:
-            uffd: The target's userfaultfd, which belongs to the target from here on; see ``serve()``.
-            regions: What is managed; see ``serve()``.
+            uffd: The target's userfaultfd. It belongs to the target from now on: see ``serve()``.
+            regions: The regions of the target: see ``serve()``.
             **options: See ``ServeOptions``.
 
         Returns:
@@ -57,7 +59,7 @@ class Manager:
 
         Raises:
             RuntimeError: The manager is closed.
-            Exception: Those of ``serve()``.
+            Exception: The errors of ``serve()``.
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
@@ -67,11 +69,13 @@ class Manager:
         return target
 
     def close(self) -> None:
-        """Close every target that was not closed, and their fork children, filling what is missing. Idempotent.
+        """Fill and close every target that was not closed, and the fork children of all targets.
+
+        If some targets cannot be closed, all others are closed. Call ``close()`` again to try the rest.
 
         Raises:
-            Exception: What the first target said that cannot be closed; what others said stands in its notes (Python
-                3.11). All others are closed; to close again tries the rest.
+            Exception: The error of the first target that cannot be closed. Its notes (Python 3.11) have the errors of
+                other targets.
         """
         self._closed = True
         errors = [error for target in self._targets for error in _close_family(target)]
@@ -97,7 +101,7 @@ class Manager:
 
 
 def _close_family(target: Target) -> Iterator[Exception]:
-    """Close a target and its fork children, whatever any of them raises; gives that."""
+    """Close a target and its fork children, and yield the errors that they raise."""
     try:
         target.__exit__(None, None, None)
     except Exception as error:
@@ -123,35 +127,35 @@ def serve(
     placement: Placement = "auto",
     **options: "Unpack[ServeOptions]",
 ) -> Target:
-    """Serve the faults of one target with a manager of its own, from now on.
+    """Serve the faults of one target from now on, with a manager of its own.
 
     Args:
-        uffd: The target's userfaultfd, which belongs to the target from here on. One that this process opened has its
-            regions registered; those of one received by ``handoff`` are registered already. With event features
-            (``Feature.EVENTS``) what the target does to its memory is followed: it may fork, move, drop and unmap it.
-        regions: What is managed; none may overlap another. A userfaultfd that was received may have none: then all
-            memory that its owner registers is beyond them.
-        fillers: Threads that fill in the background.
-        placement: ``"auto"`` touches no thread of the target. ``"adopt"`` holds the handler on one CPU, and with it
-            every thread of the target that faults, as long as that pays (``Stats``): a fault takes a fifth of the time
-            then. Their affinity masks are given back at the ending, and if this process is killed. It needs
-            ``Feature.THREAD_ID``. ``"free"`` leaves all to the scheduler. A list of CPUs holds the handler, and then
-            the fillers, to one of them each, in turn.
+        uffd: The target's userfaultfd. It belongs to the target from now on. If this process opened it, ``serve()``
+            registers the regions. If this process received it by ``handoff``, its owner has registered the regions.
+            With event features (``Feature.EVENTS``), the target may fork, and may move, drop and unmap its memory.
+        regions: The regions of the target. They must not overlap. The list can be empty if the userfaultfd was
+            received: all memory that its owner registers is then outside all regions (see ``beyond``).
+        fillers: The number of fillers, which fill in the background.
+        placement: ``"auto"`` changes no thread of the target. ``"adopt"`` binds the handler, and every thread of the
+            target that faults, to one CPU as long as this saves time (see ``Stats``). A fault then takes a fifth of
+            the time. The threads get their affinity masks back at the ending, and also if this process is killed.
+            ``"adopt"`` needs ``Feature.THREAD_ID``. ``"free"`` leaves all threads to the scheduler. A list of CPUs
+            binds the handler, and then each filler, to one of these CPUs in turn.
         **options: See ``ServeOptions``.
 
     Returns:
-        The target; use it as a context manager, or close it.
+        The target. Use it as a context manager, or close it.
 
     Raises:
-        ValueError: Regions that overlap, pages that are present where ``present`` is ``"refuse"``, ``registered=False``
-            for a userfaultfd that this process opened, a source in managed memory, a page size that does not fit, a
-            CPU that this process may not use, a CallableSource for memory of this process, a pid of no process, one
-            left out for a userfaultfd of another process, or a userfaultfd that is closed or taken.
-        OSError: A region cannot be registered: not mapped (EINVAL) or registered elsewhere (EBUSY); a thread cannot be
-            started (EAGAIN); the userfaultfd cannot be watched (ENOSPC). It is the caller's still, and nothing is
-            registered.
-        UnsupportedError: This kernel, or this userfaultfd, cannot do the mode of a region, or ``beyond="poison"``; or
-            ``present="refuse"`` may not look at the target's pagemap.
+        ValueError: Regions overlap, ``present`` is ``"refuse"`` and pages are present, ``registered`` is False for a
+            userfaultfd that this process opened, a source is in managed memory, a page size does not fit the memory,
+            this process may not use a CPU, a region of this process has a ``CallableSource``, no process has this pid,
+            the pid of another process is not given, or the userfaultfd is closed or belongs to a target.
+        OSError: A region cannot be registered because it is not mapped (EINVAL) or is registered with another
+            userfaultfd (EBUSY), a thread cannot be started (EAGAIN), or the handler cannot watch the userfaultfd
+            (ENOSPC). The userfaultfd still belongs to the caller, and nothing is registered.
+        UnsupportedError: This kernel or this userfaultfd does not support the mode of a region, this kernel does not
+            support ``beyond="poison"``, or this user may not read the target's pagemap for ``present="refuse"``.
     """
     return Target(_add(make_core(1, fillers, placement), "serve()", uffd, regions, options), owns_manager=True)
 
@@ -172,19 +176,19 @@ def _add(
 
 
 def make_core(handlers: int, fillers: int, placement: Placement) -> _core.Manager:
-    """Make the manager of the engine; the arguments are those of ``Manager``."""
+    """Make the manager of the engine. The arguments are those of ``Manager``."""
     kind, cpus = _placement(placement)
     if kind == "adopt" and not sys.executable:
         raise _core.UnsupportedError(
             errno.ENOSYS,
-            "placement 'adopt' runs a watcher with sys.executable, which is not set: give placement 'auto'",
+            "placement 'adopt' runs a watcher with sys.executable, which is not set: set it, or give placement 'auto'",
         )
     watcher = [sys.executable, "-I", "-S", _watcher.__file__, _core.__file__] if kind == "adopt" else []
     return _core.Manager(handlers=handlers, fillers=fillers, placement=kind, cpus=cpus, watcher=watcher)
 
 
 def _placement(placement: Placement) -> tuple[str, list[int]]:
-    """Give its word, and the CPUs that it names."""
+    """Return the word of a placement, and the CPUs that the placement names."""
     if isinstance(placement, str):
         if placement not in ("auto", "adopt", "free"):
             raise ValueError(f"placement is {placement!r}; it must be {_PLACEMENTS}")

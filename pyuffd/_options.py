@@ -18,39 +18,43 @@ class ServeOptions(TypedDict, total=False):
     """Options of ``serve()`` and ``Manager.add()``, by keyword.
 
     Attributes:
-        pid: The target's process; None is this one.
-        ending: How to let go: ``"early-close"``, ``"unregister"``, ``"keep-open"``, or ``"auto"``, which is the early
-            close where this kernel and this target make it safe, else unregister.
-        fault_around: How many pages around a fault are installed with it, 1 for none; ``"auto"`` learns it: up to 512
-            for faults that walk through memory, 1 for those that do not.
-        keep_awake: Hold /dev/cpu_dma_latency at 0 as long as the target is served, so that idle CPUs wake up sooner; it
-            costs power, and takes write access to that device.
-        inline: The threads of this process resolve their faults themselves, in the handler of a SIGBUS, so that no
-            other thread is woken; for a userfaultfd opened with ``Feature.SIGBUS``. System calls on missing pages fail
-            with EFAULT: ``touch()`` the memory before. The process's SIGBUS is taken over; what is no fault of ours is
-            passed on to whoever had it before.
-        collapse: After the ending, outside its time, ask the kernel to put the target's memory into transparent huge
-            pages (MADV_COLLAPSE, Linux 6.1); of another process that takes CAP_SYS_NICE.
-            ``EndingReport.collapsed_bytes`` says how much it did.
-        install: How bytes that were read into a buffer (``FileSource(direct=True)``) get into memory: by UFFDIO_MOVE of
-            whole huge pages, where the memory is this process's, private and anonymous and the userfaultfd was opened
-            with ``Feature.MOVE``, and else by copying (``"auto"``); ``"copy"`` forces it, and ``"move"`` refuses memory
-            that cannot be moved into. A huge page of which some page is there already is copied all the same.
-            ``Stats.moves`` counts.
-        registered: Whether the owner of a received userfaultfd has registered the regions by now. With False the
-            owner registers them later: until ``Target.registered()`` is called nothing counts as installed or absent
-            because it is not registered, ``fill()`` is remembered, and the target's maps are not looked at.
-        present: What becomes of pages that are present although nobody of ours installed them, so that no touch of
-            them is told and their bytes are not the source's. ``"keep"`` leaves them, and counts them
-            (``Stats.found_present``); ``"refuse"`` looks at the target's pagemap when serving begins (ptrace
-            permission) and raises ValueError. A ``Mapping`` that is served whole is proved empty: pages of zeros that
-            the kernel has put there (transparent huge pages, mlockall) are dropped.
-        beyond: What registered memory outside all regions reads as: ``"zero"``, or ``"poison"``: its touchers get
-            SIGBUS (Linux 6.6), unless it lies in one mapping with a region, and so has grown out of that, or a region
-            was moved away from there. None poisons where the kernel can, and elsewhere its touchers sleep; but with
-            event features and regions what is registered after serving began reads as zeros, since no event tells it
-            from memory that grew. Until ``registered()`` is called, touchers of such memory sleep.
-        verify: Look at the target's smaps after the ending, outside its time, whether it is really released.
+        pid: The process that has the target's memory. None is this process.
+        ending: How to let go of the target: ``"early-close"``, ``"unregister"``, ``"keep-open"`` or ``"auto"``.
+            ``"auto"`` is the early close if it is safe on this kernel and for this target, and unregister otherwise.
+        fault_around: How many pages pyuffd installs at a fault, the faulting page included. ``"auto"`` learns the
+            number: up to 512 while faults walk through memory, and 1 for other faults.
+        keep_awake: Hold /dev/cpu_dma_latency at 0 while the target is served. Idle CPUs then wake up sooner. This
+            costs power, and needs write access to the device.
+        inline: The threads of this process resolve their own faults, in the signal handler of SIGBUS. No other thread
+            has to be woken. The userfaultfd must have ``Feature.SIGBUS``. System calls on missing pages fail with
+            EFAULT: call ``touch()`` on the memory first. pyuffd takes over SIGBUS for the process, and passes on each
+            SIGBUS that is not a fault of its own to the signal handler that was installed before.
+        collapse: After the ending, ask the kernel to put the target's memory into transparent huge pages
+            (MADV_COLLAPSE, Linux 6.1). This needs CAP_SYS_NICE for another process. The time of the ending does not
+            include this step. ``EndingReport.collapsed_bytes`` has the result.
+        install: How pyuffd installs bytes that it has read into a buffer (``FileSource(direct=True)``). ``"auto"``
+            moves whole huge pages (UFFDIO_MOVE) into private anonymous memory of this process if the userfaultfd has
+            ``Feature.MOVE``, and copies otherwise. ``"copy"`` always copies. ``"move"`` refuses memory into which the
+            kernel cannot move pages. If some pages of a huge page are present already, pyuffd copies the others.
+            ``Stats.moves`` counts the moves.
+        registered: Whether the owner of a received userfaultfd has already registered the regions. Pass False if the
+            owner registers them later. Until you call ``Target.registered()``, pyuffd counts no page as installed, and
+            no page as absent because it is not registered. pyuffd does not read the target's maps before this call, and
+            a ``fill()`` begins only with it.
+        present: What to do about pages that are present although pyuffd did not install them. A touch of such a page is
+            no fault, and the page does not have the source's bytes. ``"keep"`` keeps these pages, and counts those that
+            pyuffd finds (``Stats.found_present``). ``"refuse"`` raises ValueError if the target's pagemap shows such
+            pages when serving begins (ptrace permission). If the regions cover a whole ``Mapping``, pyuffd first drops
+            pages of zeros that the kernel has put there (transparent huge pages, mlockall).
+        beyond: What happens when a thread touches registered memory outside all regions. ``"zero"``: the memory reads
+            as zeros. ``"poison"``: the thread gets SIGBUS (Linux 6.6), except where a region has grown (the memory is
+            in one mapping with the region) and where a region was before it was moved. Such memory reads as zeros.
+            None: the thread gets SIGBUS if the kernel supports poison, and sleeps otherwise. With None, event features
+            and regions, memory that is registered after serving began reads as zeros, because no event distinguishes it
+            from memory that has grown. Until you call ``Target.registered()``, a thread that touches memory outside all
+            regions sleeps.
+        verify: After the ending, read the target's smaps, and check that the memory is released. The time of the ending
+            does not include this step.
     """
 
     pid: int | None
@@ -92,7 +96,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def with_options(function: _Function) -> _Function:
-    """Show the options in a function's signature and docstring, as if they were written there."""
+    """Show the options in the signature and the docstring of a function, as if the function named them itself."""
     signature = inspect.signature(function)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     types = ServeOptions.__annotations__
@@ -108,15 +112,15 @@ def with_options(function: _Function) -> _Function:
 
 
 def for_engine(function: str, options: ServeOptions) -> dict[str, Any]:
-    """Give all options as the engine takes them.
+    """Return all options in the form that the engine takes.
 
     Raises:
-        TypeError: There is no such option, or it is of another type.
-        ValueError: It is of that type, and no value of it.
+        TypeError: There is no such option, or its value has another type.
+        ValueError: The value of an option has the right type, and is not permitted.
     """
     for name in options.keys() - DEFAULTS.keys():
         near = difflib.get_close_matches(name, DEFAULTS, 1)
-        meant = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(DEFAULTS)}"
+        meant = f"did you mean {near[0]!r}?" if near else f"its options are {', '.join(DEFAULTS)}"
         raise TypeError(f"{function} has no option {name!r}: {meant}")
     every: dict[str, Any] = {**DEFAULTS, **options}
     for name, value in every.items():
@@ -137,4 +141,4 @@ def _check(name: str, value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"pid is {value!r}; it must be a number, or None for this process")
         if not 0 < value < 1 << 31:
-            raise ValueError(f"pid is {value}; give that of the target, or None for this process")
+            raise ValueError(f"pid is {value}; give the pid of the target's process, or None for this process")

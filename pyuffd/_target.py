@@ -19,11 +19,11 @@ Missing = Literal["raise", "fill", "zero", "poison"]
 
 
 class Target:
-    """One address space whose memory is managed, made by ``serve()`` or ``Manager.add()``.
+    """One address space whose memory a manager serves. ``serve()`` and ``Manager.add()`` make targets.
 
-    It ends by itself as soon as nothing is missing, unless its ending is ``"keep-open"`` or a region of it notes writes
-    (``mode="missing+wp"``). As a context manager it fills what is missing when the block is left, after an exception
-    too. Only what cannot be filled is poisoned.
+    A target ends by itself when no page is missing, unless its ending is ``"keep-open"`` or a region records writes
+    (``mode="missing+wp"``). At the end of its ``with`` block, also after an exception, a target fills its missing pages
+    and ends. A page that its source cannot supply is poisoned.
     """
 
     def __init__(
@@ -44,51 +44,52 @@ class Target:
 
     @property
     def id(self) -> int:
-        """Its number in this process, from 1 on, by which log messages name it."""
+        """The number of the target in this process, from 1 on. Log messages name the target by this number."""
         return self._core.id
 
     @property
     def pid(self) -> int | None:
-        """The process whose memory it is; None for a fork child, of which the kernel does not tell."""
+        """The process that has the memory. None for a fork child, because the kernel does not report its pid."""
         return self._core.pid
 
     @property
     def user_mode_only(self) -> bool:
         """Whether system calls on missing pages fail with EFAULT.
 
-        So it is where its userfaultfd was opened by a user who may not serve kernel accesses. Of a userfaultfd that
-        was received the kernel does not tell: then this is False.
+        This is True if this process opened the userfaultfd, and its user may not serve kernel accesses. It is False for
+        every userfaultfd that was received, because the kernel does not report this property.
         """
         return self._core.user_mode_only
 
     @property
     def report(self) -> EndingReport | None:
-        """How it was let go; None until it is."""
+        """The report of the ending. None until the target has ended."""
         return self._report or (to_report(self._core.close("raise")) if self._core.ended else None)
 
     @property
     def pages(self) -> int:
-        """How many pages are managed."""
+        """The number of managed pages."""
         return self._core.pages
 
     @property
     def missing_pages(self) -> int:
-        """How many of them are not installed yet."""
+        """The number of managed pages that are not installed yet."""
         return self._core.missing_pages
 
     @property
     def ended(self) -> bool:
-        """Whether it was let go."""
+        """Whether the target has ended."""
         return self._core.ended
 
     @property
     def children(self) -> "list[Target]":
-        """Fork children of the target: those that are served, and the last 256 that ended.
+        """The fork children of the target: all that are served, and the last 256 that ended.
 
-        Userfaultfds with EVENT_FORK have them. A child is a target of its own and goes on as its parent: the same pages
-        are missing, and the same ending is asked for. The kernel does not tell its pid, so its ``verified`` is None.
-        Left alone it ends as every target does; what it misses when the manager ends is filled. In shared memory it
-        reads without a fault what its parent has: such a page counts as missing until ``fill()``.
+        A target has fork children if its userfaultfd has EVENT_FORK. A child is a target of its own. It begins with the
+        missing pages of its parent, and has the same option ``ending``. The kernel does not report the pid of a child,
+        so ``verified`` is None in its report. A child ends by itself, like every target. When the manager ends, it
+        fills the missing pages of its children. In shared memory, a child reads the pages of its parent without a
+        fault: such a page counts as missing until ``fill()``.
         """
         known = self._children
         self._children = {
@@ -98,63 +99,68 @@ class Target:
         return list(self._children.values())
 
     def written(self, reset: bool = False) -> list[tuple[int, int]]:
-        """Return what was written to in regions of mode ``"missing+wp"``, or dropped, if events tell of that.
+        """Return the pages of regions of mode ``"missing+wp"`` that were written to.
+
+        With EVENT_REMOVE, this includes the pages that the target dropped.
 
         Args:
-            reset: Forget it, and note the next write to each of these pages again.
+            reset: Forget these pages, and record the next write to each of them again.
 
         Returns:
-            (start, length) in bytes, by address; whole pages.
+            (start, length) of each range of whole pages in bytes, in the order of addresses.
 
         Raises:
-            RuntimeError: No region has that mode.
+            RuntimeError: No region has this mode.
         """
         check_flag("reset", reset)
         return self._core.written(reset)
 
     def fill(self) -> None:
-        """Start to install, in the background, what nobody has touched yet; returns at once.
+        """Start to install the missing pages in the background, and return at once.
 
         Raises:
-            RuntimeError: After ``stop()``.
+            RuntimeError: ``stop()`` was called before.
         """
         check_sigbus()
         if self._report is None:
             self._core.fill()
 
     def registered(self) -> None:
-        """Tell that the target's owner has registered the regions by now, for ``registered=False``; once.
+        """Say that the target's owner has registered the regions. Call this once, after ``registered=False``.
 
-        From now on a page that cannot be installed since it is not registered counts as absent. A fill that was asked
-        for meanwhile begins.
+        From now on, a page that cannot be installed because it is not registered counts as absent. If ``fill()`` was
+        called before, the fill begins now.
 
         Raises:
             ValueError: A region is not registered, as the target's smaps shows.
-            RuntimeError: It was registered when serving began, or this was called before.
+            RuntimeError: The regions were registered when serving began, or ``registered()`` was called before.
         """
         self._core.registered()
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
-        """Wait until nothing is missing and the target has ended (keep-open: until nothing is missing).
+        """Wait until no page is missing and the target has ended (with keep-open: until no page is missing).
 
-        Pages arrive as they are touched; call ``fill()`` first to have the others come too. Ctrl-C interrupts the wait
-        and nothing else.
+        Call ``fill()`` first. Without a fill, pyuffd installs only pages that threads touch. Ctrl-C interrupts only the
+        wait.
 
         Args:
-            timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr; None shows it on a terminal and in a notebook.
+            timeout: Seconds to wait. None waits without end.
+            progress: Whether to show a progress bar on stderr. None shows it on a terminal and in a notebook.
 
         Returns:
-            False on timeout. True also where the target's address space is gone: its report says what was missing.
+            False on timeout, and True otherwise. If the target's address space is gone, this is True, too. The report
+            then says how many pages were missing.
 
         Raises:
             ValueError: The timeout is NaN.
-            RuntimeError: After ``stop()``.
+            RuntimeError: ``stop()`` was called before.
         """
         check_sigbus()
         check_seconds("timeout", timeout)
         if self._stopped is not None:
-            raise RuntimeError("the target was stopped: nobody serves it, so nothing will come")
+            raise RuntimeError(
+                "the target was stopped, so nobody installs pages: serve the userfaultfd that stop() returned"
+            )
         deadline = None if timeout is None else time.monotonic() + timeout
         with page_bar(self.pages, progress) as tell:
             while True:
@@ -165,32 +171,34 @@ class Target:
                     return done
 
     def stats(self) -> Stats:
-        """Return the counters of this moment."""
+        """Return the current counters."""
         check_sigbus()
         return to_stats(self._core.stats())
 
     def close(self, missing: Missing = "raise") -> EndingReport:
-        """Let go of the target, and wait for that; a target that has ended returns its stored report.
+        """Let go of the target, wait until this is done, and return the report of the ending.
 
         Args:
-            missing: What to do about missing pages, which would read as zeros: ``"raise"`` refuses and serves on;
-                ``"fill"`` installs them first; ``"poison"`` has their touchers get SIGBUS (Linux 6.6); ``"zero"`` says
-                that zeros are right. For the fork children of a target of ``serve()``, too; ``"raise"`` fills them.
+            missing: What to do about missing pages, which would read as zeros. ``"raise"`` raises MissingPagesError,
+                and the manager continues to serve the target. ``"fill"`` installs the pages first. ``"poison"`` poisons
+                them (Linux 6.6): a touch of such a page is SIGBUS. ``"zero"`` says that zeros are right. The choice
+                also applies to the fork children of a target of ``serve()``. ``"raise"`` fills the fork children.
 
         Returns:
-            The report. Under keep-open, and where pages can be neither supplied nor poisoned, the userfaultfd stays
-            open, ``seconds`` is None, and the manager serves on.
+            The report. If the target has ended already, this is the report of that ending. If the ending is keep-open,
+            or if some pages can be neither supplied nor poisoned, the userfaultfd stays open, ``seconds`` is None, and
+            the manager continues to serve the target.
 
         Raises:
             MissingPagesError: Pages are missing, ``missing`` is ``"raise"``, and the ending is not keep-open.
-            UnsupportedError: This kernel cannot poison.
-            RuntimeError: After ``stop()``.
+            UnsupportedError: This kernel cannot poison pages.
+            RuntimeError: ``stop()`` was called before, or ``registered()`` must be called first.
         """
         check_word("missing", missing, get_args(Missing))
         if self._report is not None:
             return self._report
         if self._stopped is not None:
-            raise RuntimeError("the target was stopped: its userfaultfd is yours again")
+            raise RuntimeError("the target was stopped: close the userfaultfd that stop() returned")
         report = to_report(self._core.close(missing))
         self._closed = True
         if self._core.ended:
@@ -207,15 +215,16 @@ class Target:
             child._close_children(missing)
 
     def stop(self) -> Userfaultfd:
-        """Stop serving a keep-open target: what is missing stays missing and its touchers sleep.
+        """Stop serving a keep-open target. Missing pages stay missing, and threads that touch them sleep.
 
         Returns:
-            The userfaultfd, still open, for whoever serves it next. This target holds it too; when neither does, and no
-            other process, the kernel releases it and missing pages read as zeros.
+            The open userfaultfd, so that another manager can serve it. This ``Target`` object holds the userfaultfd,
+            too. When no object and no process holds it any more, the kernel releases it, and missing pages read as
+            zeros.
 
         Raises:
-            RuntimeError: The ending is not ``"keep-open"``, it is not served any more, or its userfaultfd has event
-                features: what they told would be lost.
+            RuntimeError: The ending is not ``"keep-open"``, the target is not served any more, or its userfaultfd has
+                event features. ``stop()`` would lose what the events said.
         """
         self._stopped = self._core.stop()
         self._closed = True
@@ -225,7 +234,7 @@ class Target:
         return self._stopped
 
     def discard(self) -> None:
-        """Let go at once, whatever is missing: for memory that nobody can touch any more."""
+        """Let go at once, although pages are missing. Use this only for memory that no thread can touch any more."""
         self._closed = True
         if self._report is None and self._stopped is None:
             self._core.discard()
@@ -238,7 +247,7 @@ class Target:
             self._release_manager()
 
     def _release_manager(self) -> None:
-        """Let the manager end, once the fork children's have let go too: it fills what those miss."""
+        """Let the manager end when all fork children have released it, too. It fills their missing pages first."""
         for child in self._children.values():
             child._release_manager()
         self._core.release_manager()
@@ -256,7 +265,7 @@ class Target:
             self.close(missing="fill")
 
     def __del__(self) -> None:
-        # An interpreter that failed in __init__ has no _closed.
+        # If __init__ failed, there is no _closed.
         if getattr(self, "_closed", True) or self._owns_memory or self._forked() or self._is_child:
             return
         if not self.ended:
@@ -269,7 +278,7 @@ class Target:
         self.close(missing="fill")
 
     def _forked(self) -> bool:
-        # Not by the live targets: the collector of cycles empties weak references before it calls __del__.
+        # _exit.live cannot answer this: the garbage collector clears weak references before it calls __del__.
         return self._owner != os.getpid()
 
     def __repr__(self) -> str:
@@ -288,5 +297,5 @@ class Target:
         return "this process" if self.pid == self._owner else f"process {self.pid}"
 
     def _limits(self) -> str:
-        """Say what will fail."""
+        """Say which accesses will fail."""
         return ", system calls on missing pages fail (user mode only)" if self.user_mode_only else ""
