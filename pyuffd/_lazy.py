@@ -1,4 +1,4 @@
-"""Arrays whose pages arrive when they are touched."""
+"""Arrays whose pages are installed when threads touch them."""
 
 import functools
 import math
@@ -22,9 +22,9 @@ from pyuffd._target import Target
 
 
 class _LazyMemory:
-    """The memory under a lazy array: its base object, so it lives as long as any view of it.
+    """The memory of a lazy array. It is the base object of the array, so it lives as long as any view of the array.
 
-    Nobody can touch the memory afterwards, so there is nothing to lose: ``owner`` discards its target then.
+    When it is deleted, no thread can touch the memory any more, so ``owner`` discards its target.
     """
 
     def __init__(self, owner: Mapping | _core.ManagedMemory, address: int, target: Target | None, length: int) -> None:
@@ -42,7 +42,7 @@ _manager: _core.Manager | None = None
 
 
 def _shared_manager() -> _core.Manager:
-    """One manager for all lazy arrays of this process."""
+    """Return the manager of all lazy arrays of this process."""
     global _manager
     if _manager is None:
         _manager = make_core(1, 1, "auto")
@@ -64,23 +64,23 @@ def lazy_array(
     *,
     inline: bool = False,
 ) -> npt.NDArray[Any]:
-    """Make an array whose pages are installed from the source when they are touched.
+    """Make an array whose pages are installed from the source when threads touch them.
 
-    It is ordinary private memory: what is written to it stays in it. Kernel accesses to missing pages (file.readinto,
-    write(2)) work where a full userfaultfd may be opened, else they fail with EFAULT (see ``probe()``). A child made
-    by fork does not get the memory until it is complete, and touching it there is a segmentation fault. Until it is
-    complete it takes one descriptor.
+    The array is private memory: a write to the array does not change the source. Kernel accesses to missing pages
+    (file.readinto, write(2)) work if this user may open a userfaultfd that serves them. Otherwise, they fail with
+    EFAULT (see ``probe()``). A fork child does not get the memory while pages are missing. If the child touches the
+    memory, it gets a segmentation fault. While pages are missing, the array needs one descriptor.
 
     Args:
-        source: Where the bytes come from, from its offset 0 on.
-        dtype: Of the array; no objects, and no text without a size.
-        shape: Of the array.
-        inline: Threads resolve their faults themselves, some ten times faster on a quiet machine; system calls on
-            missing pages then fail with EFAULT unless ``touch()`` was called, and the process's SIGBUS is taken over:
-            see ``serve()``.
+        source: The source of the bytes, from its offset 0 on.
+        dtype: The dtype of the array: not objects, and not text without a size.
+        shape: The shape of the array.
+        inline: Threads resolve their own faults. A fault is then about ten times as fast on a quiet machine. But system
+            calls on missing pages fail with EFAULT unless ``touch()`` was called, and pyuffd takes over SIGBUS for the
+            process: see ``serve()``.
 
     Returns:
-        A C-contiguous, writable array. ``target_of()`` gives its target, to ``fill()`` it or to ``wait()``.
+        A C-contiguous, writable array. ``target_of()`` returns its target, which has ``fill()`` and ``wait()``.
 
     Raises:
         ValueError: The source is shorter than the array, or the dtype holds objects or has no size.
@@ -90,14 +90,15 @@ def lazy_array(
     check_flag("inline", inline)
     kind = np.dtype(dtype)
     if kind.hasobject:
-        raise ValueError(f"dtype {kind} holds Python objects, whose bytes mean nothing elsewhere")
+        raise ValueError(f"dtype {kind} holds Python objects, which no source can supply: give another dtype")
     if kind.itemsize == 0 or kind.subdtype is not None:
-        raise ValueError(f"dtype {kind!r} has no size of its own: give one as 'S8', and dimensions in the shape")
+        raise ValueError(f"dtype {kind!r} has no size of its own: give a size, as in 'S8', and dimensions in the shape")
     dimensions = _dimensions(shape)
     length = kind.itemsize * math.prod(dimensions)
     if length > source.length:
         raise ValueError(
-            f"an array of {kind} and shape {dimensions} has {length} bytes, but its source has {source.length}"
+            f"an array of {kind} and shape {dimensions} has {length} bytes, but its source has {source.length}: give a "
+            "smaller shape or a longer source"
         )
     if length == 0:
         return np.empty(dimensions, kind)
@@ -124,7 +125,7 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
     if managed == 0:
         mapping.array[:length] = np.frombuffer(source.read(0, length), np.uint8)
         return _LazyMemory(mapping, mapping.address, None, length)
-    # Nothing is written before the memory is registered: that may map a huge page of zeros.
+    # Nothing is written before the memory is registered, because a write can map a huge page of zeros.
     regions = [Region(mapping.address, managed, source)]
     if managed < length:
         regions.append(Region(mapping.address + managed, mapping.page_size, _last_page(source, managed, length)))
@@ -137,17 +138,17 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
 
 
 def _last_page(source: Source, offset: int, end: int) -> MemorySource:
-    """Bytes that the source has, and behind them zeros."""
+    """Return a source of the last page: the last bytes of ``source``, and zeros behind them."""
     page = bytearray(PAGESIZE)
     page[: end - offset] = source.read(offset, end - offset)
     return MemorySource(page)
 
 
 def target_of(array: npt.NDArray[Any]) -> Target:
-    """Return the target of a lazy array, or of a view of one.
+    """Return the target of a lazy array, or of a view of a lazy array.
 
     Raises:
-        ValueError: It is no lazy array, or one so short that it was read at once.
+        ValueError: The array is not a lazy array, or is so short that it was read at once.
     """
     base: object = array
     while isinstance(base, np.ndarray):

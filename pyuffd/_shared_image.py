@@ -13,34 +13,38 @@ _SLICE = 0.05
 class SharedImage(_core.SharedImage):
     """The bytes of a source in one file in memory (memfd_create(2)) that any number of targets map.
 
-    It is filled once, page by page as somebody first touches it, or by ``fill()``; targets get its pages by
-    UFFDIO_CONTINUE, so restoring it into N of them takes one image of memory and what they write. A target maps the
-    descriptor, MAP_PRIVATE or MAP_SHARED (then it shares what it writes), and is served with this as the source of its
-    regions, at the offset that it maps, and mode ``"missing+minor"``. A page is mapped into a target only when it is
-    filled; a process that nobody serves may see zeros in pages that were not filled when it looked.
+    pyuffd reads each page once from the source: when a target first touches the page, or by ``fill()``. pyuffd maps the
+    pages into the targets by UFFDIO_CONTINUE, without a copy. N targets need the memory of one image, and of the pages
+    that they write to.
+
+    A target maps the descriptor of the image with MAP_PRIVATE, or with MAP_SHARED (all targets then see its writes).
+    The regions of the target have the image as their source, the offset that the target maps, and mode
+    ``"missing+minor"``. A process that maps the image and that nobody serves can read zeros in pages that were not
+    filled yet.
 
     Args:
-        source: Where the bytes come from; a ``CallableSource`` is asked for each page once.
-        kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool, all reserved at once.
+        source: The source of the bytes. A ``CallableSource`` is called for each page only once.
+        kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool. All hugetlb pages are reserved at
+            once.
 
     Raises:
-        ValueError: The source is empty, endless, or an image.
-        OSError: No memory; the message names the hugetlb pages that lack.
+        ValueError: The source is empty, has no end, or is a ``SharedImage``.
+        OSError: There is not enough memory. For hugetlb, the message says how to reserve pages.
     """
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
-        """Wait until the image is complete; call ``fill()`` first.
+        """Wait until no page of the image is missing. Call ``fill()`` first.
 
         Args:
-            timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr; None shows it on a terminal and in a notebook.
+            timeout: Seconds to wait. None waits without end.
+            progress: Whether to show a progress bar on stderr. None shows it on a terminal and in a notebook.
 
         Returns:
-            False on timeout.
+            False on timeout, and True otherwise.
 
         Raises:
             ValueError: The timeout is NaN.
-            RuntimeError: Nobody fills it, or its source cannot supply some page.
+            RuntimeError: ``fill()`` was not called, or the source cannot supply a page.
         """
         check_seconds("timeout", timeout)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -51,8 +55,8 @@ class SharedImage(_core.SharedImage):
                 tell(pages - self.missing_pages)
                 if done is None:
                     raise RuntimeError(
-                        f"{self.missing_pages} pages of the image are missing, and nobody fills them: call fill(), or "
-                        "see what its source says to read()"
+                        f"{self.missing_pages} pages of the image are missing, and nobody fills them: call fill(). If "
+                        "fill() was called, the source cannot supply them: call the source's read() to see why"
                     )
                 if done or time.monotonic() >= deadline:
                     return done
