@@ -1,4 +1,4 @@
-"""What this kernel and this user may do with userfaultfd, and why not."""
+"""What this kernel supports and this user may do with userfaultfd, and what prevents the rest."""
 
 import grp
 import os
@@ -17,23 +17,23 @@ from pyuffd._release import Release, find_release, known_release
 
 @dataclass(frozen=True)
 class Probe:
-    """What ``probe()`` found. ``print()`` gives a table.
+    """The result of ``probe()``. ``print()`` shows it as a table.
 
     Attributes:
-        kernel: The running kernel, as ``uname -r`` prints it.
-        release: What that kernel does when a fault meets a released userfaultfd, and how that is known.
+        kernel: The version of the running kernel, as ``uname -r`` prints it.
+        release: What this kernel does when a fault meets a released userfaultfd, and how this was found.
         page_size: The base page size in bytes.
-        hugetlb_page_size: That of the default hugetlb pool in bytes, 0 where there is none.
-        device: 0 where ``/dev/userfaultfd`` can be used, else the errno with which it was refused.
-        device_access: Who may use the device: its mode and owners, such as ``"-rw------- root root"``; empty where
-            there is none.
-        syscall: The same for userfaultfd(2).
-        user_mode_only: The same for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
-        fork_events: The same for the feature EVENT_FORK.
-        unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``, -1 where it cannot be read.
-        features: What ``UFFDIO_API`` offers; empty where no userfaultfd can be opened.
-        memory: What can be done with each kind of memory in each mode; empty where no userfaultfd can be opened.
-        circumstances: What the system says about this process.
+        hugetlb_page_size: The page size of the default hugetlb pool in bytes. 0 if there is no such pool.
+        device: 0 if this process can open a userfaultfd by ``/dev/userfaultfd``, otherwise the errno of the refusal.
+        device_access: The mode and the owners of the device, such as ``"crw------- root root"``. Empty if there is no
+            device.
+        syscall: 0 or the errno, like ``device``, for userfaultfd(2).
+        user_mode_only: 0 or the errno, like ``device``, for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
+        fork_events: 0 or the errno, like ``device``, for a userfaultfd with the feature EVENT_FORK.
+        unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``. -1 if it cannot be read.
+        features: The features that ``UFFDIO_API`` offers. Empty if no userfaultfd can be opened.
+        memory: The ioctls for each kind of memory in each mode. Empty if no userfaultfd can be opened.
+        circumstances: Facts about this process and its system.
     """
 
     kernel: str
@@ -62,17 +62,17 @@ class Probe:
 
     @property
     def full(self) -> bool:
-        """Whether one can be opened that serves kernel accesses too (read(2) into a missing page, KVM)."""
+        """Whether a userfaultfd can be opened that serves kernel accesses, too (by read(2) or KVM)."""
         return self._attempts.full
 
     @cached_property
     def obstacles(self) -> tuple[Obstacle, ...]:
-        """What keeps this user from something, and the command that changes it; empty where nothing does."""
+        """What prevents this user from using userfaultfd, or a part of it. Empty if nothing does."""
         return obstacles(self._attempts, self.circumstances)
 
     @property
     def advice(self) -> str:
-        """What to change so that every access can be served, a kernel's too; empty where each can."""
+        """What to change so that all accesses can be served, those of the kernel included. Empty if all of them can."""
         if self.full:
             return ""
         if self.usable:
@@ -121,9 +121,9 @@ def _advice(found: Probe) -> str:
     if not found.usable:
         return "nothing can be served: see above what to change"
     if not found.full:
-        return "programs can be served, their system calls on missing pages cannot: see above what to change"
+        return "programs can be served, but their system calls on missing pages cannot: see above what to change"
     if found.fork_events:
-        return "none: everything can be served but forks of targets"
+        return "none: everything can be served except forks of targets"
     return "none: everything can be served"
 
 
@@ -154,12 +154,15 @@ def _group(number: int) -> str:
 
 
 def probe(*, fresh: bool = False) -> Probe:
-    """Find out what this kernel and this user may do, on throw-away descriptors; never raises.
+    """Find out what this kernel supports and what this user may do.
+
+    ``probe()`` opens userfaultfds and closes them again. It never raises.
 
     Args:
-        fresh: Find the release generation by experiment, which takes some seconds and up to 256 MiB in child processes,
-            and keep it for this boot in ``~/.cache/pyuffd``, where every later ``probe()`` and ``serve()`` of this user
-            finds it. Without, it is what was found in this boot, else what the kernel's version says.
+        fresh: Find the release generation by experiment. This takes some seconds, and up to 256 MiB in child processes.
+            The result is kept for this boot in ``~/.cache/pyuffd``, for every later ``probe()`` and ``serve()`` of this
+            user. Without ``fresh``, ``probe()`` returns the result that was kept in this boot. If there is none, the
+            kernel's version decides.
     """
     found = _core.probe()
     full = 0 in (found["device"], found["syscall"])
