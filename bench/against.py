@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the order within the pairs")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the medians as JSON")
     options = parser.parse_args()
+    if not (options.other / ".venv" / "bin" / "python").exists():
+        parser.error(f"{options.other} is no checkout with pyuffd built: run tests/run in it first")
     order = random.Random(options.seed)
     medians: dict[str, list[list[float]]] = {}
     with tqdm(total=len(options.case) * options.pairs, unit="pair") as bar:
@@ -78,9 +80,12 @@ def _measure(checkout: Path, options: argparse.Namespace, case: str) -> float:
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     rounds = [record for line in done.stdout.splitlines() if (record := json.loads(line))["kind"] == "round"]
-    return float(
-        np.median([record["values"][options.arm][options.metric] for record in rounds if record["round"] >= 0])
-    )
+    values = [record["values"] for record in rounds if record["round"] >= 0]
+    try:
+        return float(np.median([each[options.arm][options.metric] for each in values]))
+    except KeyError as error:
+        metrics = ", ".join(f"{arm} ({' '.join(found)})" for arm, found in values[0].items())
+        sys.exit(f"{case} of {options.question} has no {error}: choose --arm and --metric from {metrics}")
 
 
 def _row(case: str, pairs: list[list[float]]) -> tuple[str, str, str, str]:

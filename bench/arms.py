@@ -1,8 +1,11 @@
 """The names of the ways that are compared: one name means the same way in every question, figure and goal."""
 
-# Of fault, threads, instead.
+# Of fault, threads, instead, default.
 LOOP = "poll loop, one page a fault"
 FLOOR = "floor on one CPU"
+POOL = "poll loop and a pool of threads"
+UNPRIVILEGED = "auto, unprivileged"
+WAKE_UP = "a wake-up"
 BARE_SIGBUS = "COPY in a bare SIGBUS handler"
 LEARNED = "auto, learned walk"
 WALK = "pyuffd, learned walk"

@@ -46,6 +46,7 @@ from pyuffd._shared_image import SharedImage
 from pyuffd._stats import Stats
 from pyuffd._target import Missing, Target
 from pyuffd._version import __version__
+from pyuffd._wake_up import WakeUp
 from pyuffd.handoff import Mode, OnRemove
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "UnmapEvent",
     "UnsupportedError",
     "Userfaultfd",
+    "WakeUp",
     "ZeroSource",
     "__version__",
     "handoff",

@@ -84,6 +84,7 @@ def as_json(found: Probe) -> dict[str, Any]:
         "full": found.full,
         "advice": found.advice,
         "obstacles": [asdict(one) for one in found.obstacles],
+        "wake_up": asdict(found.wake_up) | {"refused": _refusal(found.wake_up.refused)},
         **{way: _refusal(getattr(found, way)) for way in ("device", "syscall", "user_mode_only", "fork_events")},
     }
 

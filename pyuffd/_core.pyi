@@ -60,6 +60,7 @@ class _ReleaseFinding(TypedDict):
     lost_wakes: tuple[int, int] | None
 
 def probe() -> _Probe: ...
+def wake_ups() -> tuple[int | None, int | None, int]: ...
 def release() -> _Release:
     """Return what is known of this kernel, without an experiment."""
 
@@ -82,11 +83,11 @@ def _raise_system_error(error: int, text: str) -> None: ...
 
 @final
 class Fault:
-    """A fault (uffd_msg, UFFD_EVENT_PAGEFAULT). A thread sleeps until the fault is resolved."""
+    """A fault: a thread sleeps until its page is installed (uffd_msg, UFFD_EVENT_PAGEFAULT)."""
 
     @property
     def address(self) -> int:
-        """The address of the access. It is page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
+        """The address of the access; page-aligned unless the userfaultfd has the feature EXACT_ADDRESS."""
 
     @property
     def flags(self) -> FaultFlag:
@@ -94,7 +95,7 @@ class Fault:
 
     @property
     def thread(self) -> int:
-        """The id of the thread in the target's pid namespace, or 0 without the feature THREAD_ID."""
+        """The thread's id in the target's pid namespace; 0 without the feature THREAD_ID."""
 
 @final
 class RemapEvent:
@@ -102,11 +103,11 @@ class RemapEvent:
 
     @property
     def from_(self) -> int:
-        """The old start address of the memory."""
+        """The old address of the memory."""
 
     @property
     def to(self) -> int:
-        """The new start address of the memory."""
+        """The new address of the memory."""
 
     @property
     def length(self) -> int:
@@ -118,11 +119,11 @@ class RemoveEvent:
 
     @property
     def start(self) -> int:
-        """The first address of the dropped range."""
+        """The first dropped address."""
 
     @property
     def end(self) -> int:
-        """The first address behind the dropped range."""
+        """The first address after the dropped pages."""
 
 @final
 class UnmapEvent:
@@ -130,11 +131,11 @@ class UnmapEvent:
 
     @property
     def start(self) -> int:
-        """The first address of the unmapped range."""
+        """The first unmapped address."""
 
     @property
     def end(self) -> int:
-        """The first address behind the unmapped range."""
+        """The first address after the unmapped memory."""
 
 @final
 class UnknownEvent:
@@ -146,22 +147,20 @@ class UnknownEvent:
 
 @final
 class Userfaultfd:
-    """A userfaultfd that is ready for use (UFFDIO_API is done), with a method for each ioctl.
+    """An open userfaultfd, after UFFDIO_API. Each ioctl is a method (userfaultfd(2), ioctl_userfaultfd(2)).
 
-    The man pages userfaultfd(2) and ioctl_userfaultfd(2) describe the ioctls. The descriptor is non-blocking and
-    close-on-exec, and a fork child closes its copy at once. ``serve()`` and ``Manager.add()`` take the userfaultfd
-    over. After that, and after ``close()``, every call raises ValueError. If the kernel refuses a call, the call raises
-    OSError with the errno. All addresses and lengths are in bytes.
+    The descriptor is non-blocking and close-on-exec, and fork children close it at once. ``serve()`` and
+    ``Manager.add()`` take it over. After that, and after ``close()``, every call raises ValueError. A call that the
+    kernel refuses raises OSError with the errno. Addresses and lengths are in bytes.
 
     Args:
         features: The ``Feature`` bits to ask for.
-        user_mode_only: With False, the userfaultfd serves kernel accesses, too. pyuffd opens it by /dev/userfaultfd,
-            or else by userfaultfd(2). True needs no permission, but kernel accesses to missing pages fail with EFAULT.
-            None means False if this user has the permission, and True otherwise. The property ``user_mode_only`` has
-            the result.
+        user_mode_only: False opens /dev/userfaultfd, or calls userfaultfd(2) without it, and serves kernel accesses
+            too. True needs no permission, but kernel accesses to missing pages fail with EFAULT. None takes False if
+            this user has the permission, and True otherwise. The property ``user_mode_only`` tells which.
 
     Raises:
-        UnsupportedError: The userfaultfd cannot be opened, or this kernel lacks a feature. The message says what to
+        UnsupportedError: The userfaultfd cannot be opened, or this kernel lacks a feature. The message names what to
             change.
     """
 
@@ -171,26 +170,26 @@ class Userfaultfd:
         """Take over a descriptor of a userfaultfd that another process opened and for which it registers memory.
 
         Raises:
-            ValueError: The descriptor is not a userfaultfd, or the process that opened it did not call UFFDIO_API. The
-                descriptor is closed.
+            ValueError: The descriptor is not a userfaultfd, or its opener did not call UFFDIO_API. The descriptor is
+                closed.
         """
     def fileno(self) -> int:
-        """Return the descriptor. It belongs to this object: do not close it."""
+        """Return the descriptor, which this object owns."""
 
     def close(self) -> None:
-        """Close the userfaultfd. When its last descriptor is closed, the kernel releases the memory that is still
-        registered. Missing pages of that memory then read as zeros.
+        """Close the userfaultfd. The kernel releases registered memory when the last descriptor is closed, and missing
+        pages then read as zeros.
 
         Raises:
             RuntimeError: Another thread is inside a call of this userfaultfd.
         """
     @property
     def closed(self) -> bool:
-        """Whether the userfaultfd was closed, or was taken over by a target."""
+        """Whether the userfaultfd was closed, or is served."""
 
     @property
     def features(self) -> Feature:
-        """The enabled features."""
+        """The features that are enabled."""
 
     @property
     def user_mode_only(self) -> bool:
@@ -198,33 +197,27 @@ class Userfaultfd:
 
     @property
     def registered_by_sender(self) -> bool:
-        """Whether another process opened the userfaultfd and registers its memory."""
+        """Whether another process opened the userfaultfd, and registers the memory."""
 
     def waiting(self) -> tuple[int, int]:
-        """Return the number of faults that nobody has read yet, and the number of all faults whose threads sleep
-        (``pending`` and ``total`` of fdinfo)."""
+        """Return the number of unread faults, and of all faults whose threads sleep (fdinfo: pending, total)."""
     def read(
         self, most: int = 64, timeout: float | None = None
     ) -> list[Fault | RemapEvent | RemoveEvent | UnmapEvent | UnknownEvent | Userfaultfd]:
-        """Wait for a message, and read all messages that are there. A FORK event is read as the child's Userfaultfd.
+        """Wait for the first message, and read messages. A FORK event is the child's Userfaultfd.
 
         Args:
-            most: The largest number of messages to read.
-            timeout: Seconds to wait. None waits without end. Ctrl-C interrupts the wait.
+            most: The most messages to read.
+            timeout: Seconds to wait; None waits without a limit. Ctrl-C interrupts the wait.
 
         Returns:
-            The messages. The list is empty on timeout.
+            The messages; an empty list after the timeout.
         """
     def register(self, start: int, length: int, mode: int = ...) -> int:
-        """UFFDIO_REGISTER.
-
-        Args:
-            start: The first address.
-            length: The length in bytes.
-            mode: ``RegisterMode`` bits: which faults to serve. The default is missing faults.
+        """UFFDIO_REGISTER, for missing faults by default; ``mode`` has ``RegisterMode`` bits.
 
         Returns:
-            The ioctls that the kernel permits on the range, as bits ``1 << _UFFDIO_x``.
+            The ioctls that the range supports, as bits ``1 << _UFFDIO_x``.
         """
     def unregister(self, start: int, length: int) -> None:
         """UFFDIO_UNREGISTER. Call ``wake()`` afterwards, because UFFDIO_UNREGISTER can leave a thread asleep."""
@@ -242,12 +235,11 @@ class Userfaultfd:
         """UFFDIO_COPY.
 
         Returns:
-            The number of installed bytes. It is less than ``length`` if the kernel stopped early. ``zeropage()``,
-            ``continue_()``, ``poison()`` and ``move()`` return the number of bytes in the same way.
+            The number of installed bytes. It is less than ``length`` if the kernel stopped early. The other installing
+            methods return the same.
 
         Raises:
-            OSError: Nothing was installed. EEXIST: the first page is present already; wake its threads by ``wake()``.
-                EAGAIN: try again later.
+            OSError: Nothing was installed. EEXIST: the page is present already; wake it. EAGAIN: try again later.
         """
     def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_ZEROPAGE."""
@@ -255,16 +247,14 @@ class Userfaultfd:
         """UFFDIO_WRITEPROTECT (Linux 5.7). With ``protect=True`` the kernel wakes no thread, and refuses
         ``wake=False``."""
     def scan_written(self, start: int, length: int, *, protect: bool = False, pid: int = 0) -> list[tuple[int, int]]:
-        """PAGEMAP_SCAN (Linux 6.7): find the pages that were written to.
-
-        A userfaultfd with the feature WP_ASYNC must have registered the memory for write-protect faults. The kernel
-        resolves these faults itself.
+        """PAGEMAP_SCAN (Linux 6.7): find the memory that was written. A userfaultfd with the feature WP_ASYNC must have
+        registered the memory for write-protect faults. The kernel resolves these faults itself.
 
         Args:
-            start: The first address, page-aligned.
+            start: The address, page-aligned.
             length: The length in bytes.
-            protect: Write-protect the found pages again, in the same step.
-            pid: The process that has the memory. 0 is this process.
+            protect: Whether to write-protect the found pages again, in the same call.
+            pid: The process that has the memory; 0 is this process.
 
         Returns:
             (start, length) of each written range in bytes, in the order of addresses.
@@ -291,15 +281,15 @@ class Userfaultfd:
 
 @final
 class Mapping:
-    """A range of readable and writable memory that this object owns. All pages are zeros at first.
+    """A range of zeroed, readable and writable memory that this object owns.
 
     Args:
-        length: The length in bytes. pyuffd rounds it up to whole pages.
+        length: The length in bytes, rounded up to whole pages.
         kind: ``"anonymous"``, ``"memfd"`` or ``"hugetlb"``.
         shared: Map with MAP_SHARED instead of MAP_PRIVATE.
 
     Raises:
-        OSError: There is not enough memory. For hugetlb, the message says how to reserve pages.
+        OSError: There is not enough memory. For hugetlb the message tells how to reserve pages.
     """
 
     def __init__(
@@ -322,23 +312,23 @@ class Mapping:
 
     @property
     def array(self) -> npt.NDArray[np.uint8]:
-        """The bytes of the mapping as an array. The memory stays mapped while an array of it exists."""
+        """A view of the bytes. The memory stays mapped as long as a view exists."""
     @property
     def closed(self) -> bool:
-        """Whether the memory was unmapped by ``close()``."""
+        """Whether the memory was unmapped."""
 
     def close(self) -> None:
-        """Unmap the memory. Further calls do nothing.
+        """Unmap the memory. Idempotent.
 
         Raises:
-            BufferError: Arrays of this mapping still exist.
-            RuntimeError: The mapping is served. Close its target first.
+            BufferError: An array still views the memory.
+            RuntimeError: The memory is served. Close the target first.
         """
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
 class Source:
-    """The base class of all sources. A source supplies the bytes of pages."""
+    """Where the bytes of pages come from. Use one of the subclasses."""
 
     @property
     def length(self) -> int:
@@ -348,15 +338,15 @@ class Source:
         """Return a copy of ``length`` bytes from ``offset`` on.
 
         Raises:
-            IndexError: The range ends behind the end of the source.
+            IndexError: The range ends after the end of the source.
         """
 
 @final
 class MemorySource(Source):
-    """The bytes of a buffer of this process. The source keeps the buffer alive.
+    """Bytes in memory of this process. The source keeps the buffer alive.
 
     Args:
-        buffer: A C-contiguous buffer. If somebody writes to the buffer later, a page can have the old or the new bytes.
+        buffer: A C-contiguous buffer. Do not write to it while it is a source: pages can show old or new bytes.
     """
 
     # For numpy's stubs, an array is not a Buffer before Python 3.12.
@@ -364,13 +354,13 @@ class MemorySource(Source):
 
 @final
 class FileSource(Source):
-    """The bytes of a regular file. If the file shrinks, pyuffd poisons the missing whole pages behind its new end.
+    """A regular file. If the file shrinks while it is a source, pages after its new end are poisoned.
 
     Args:
-        path: The path of the file. pyuffd opens the file once, so the file can be renamed later.
-        direct: Read the file past the page cache (O_DIRECT), instead of mapping it. Use this for files that are not in
-            the page cache and that nobody will read again. If the userfaultfd was opened with ``Feature.MOVE``, pyuffd
-            moves whole huge pages into private memory of this process.
+        path: The path of the file. The file is opened once, and can be renamed later.
+        direct: Whether to bypass the page cache (O_DIRECT): for files that are not in the page cache and are read only
+            once. In memory of this process huge pages are moved instead of copied if the userfaultfd has
+            ``Feature.MOVE``.
 
     Raises:
         OSError: The file cannot be opened.
@@ -381,38 +371,37 @@ class FileSource(Source):
     def __init__(self, path: str | os.PathLike[str], *, direct: bool = False) -> None: ...
     @property
     def path(self) -> str:
-        """The path as the caller gave it. The file might have another path now."""
+        """The path that was given."""
 
 @final
 class ZeroSource(Source):
-    """Zeros. This source has no end."""
+    """Zeros, of any length."""
 
     def __init__(self) -> None: ...
 
 @final
 class CallableSource(Source):
-    """A Python function that supplies the pages of other processes.
+    """A Python function that supplies pages of other processes.
 
-    The function cannot supply pages of this process, because a thread that waits for such a page can hold the GIL.
-    Threads of the manager call the function, several at the same time, each when it gets the GIL. No other fault waits
-    for the function. If the function raises, or returns a wrong number of bytes, pyuffd poisons the pages and calls
-    ``sys.unraisablehook`` with the exception.
+    It cannot supply pages of this process, because a thread that waits for such a page can hold the GIL. Several
+    threads of the manager call the function at a time, each when it gets the GIL. Faults of other sources do not wait
+    for the function. If the function fails, its pages are poisoned, and ``sys.unraisablehook`` gets the error.
 
     Args:
-        read: The function. pyuffd calls it with (offset, length) in bytes. It returns a buffer of that length.
+        read: Called with (offset, length) in bytes; returns a buffer of that length.
         length: The length of the whole source in bytes.
-        deadline: The longest time, in seconds, that pages wait for their bytes. The time begins with a fault, or with
-            the call of a fill. After this time pyuffd poisons the pages. None waits without end.
+        deadline: Seconds after which the pages are poisoned, counted from the call of the function; None waits without
+            a limit.
 
     Raises:
-        TypeError: read is not callable.
+        TypeError: ``read`` is not callable.
         ValueError: The deadline is not positive.
     """
 
     def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
 
 class SharedImage(Source):
-    """The bytes of a source in one file in memory: see ``pyuffd.SharedImage``.
+    """The bytes of a source, in one file in memory; see ``pyuffd.SharedImage``.
 
     Args:
         source: The source of the bytes.
@@ -422,30 +411,24 @@ class SharedImage(Source):
     def __init__(self, source: Source, *, kind: Literal["memfd", "hugetlb"] = "memfd") -> None: ...
     @property
     def page_size(self) -> int:
-        """The page size of the image's memory in bytes."""
+        """The page size of the image in bytes."""
 
     @property
     def missing_pages(self) -> int:
-        """The number of pages that were not filled yet."""
+        """How many pages of the image are not filled yet."""
 
     def fileno(self) -> int:
-        """Return the descriptor of the file. Send it to a target, so that the target can map it. It belongs to this
-        object: do not close it."""
+        """Return the descriptor, which the image owns. Send it to a target, which maps it."""
 
     def map(self, offset: int = 0, length: int | None = None, *, shared: bool = False) -> Mapping:
         """Map the image, or whole pages of it, into this process.
 
-        Args:
-            offset: The offset of the first byte in the image.
-            length: The length in bytes. None maps up to the end of the image.
-            shared: Map with MAP_SHARED instead of MAP_PRIVATE.
-
         Raises:
-            ValueError: ``offset`` or ``length`` is not a multiple of the page size, or lies outside the image.
+            ValueError: Offset or length is not a multiple of the page size.
         """
 
     def fill(self) -> None:
-        """Start to fill the image in the background, and return at once."""
+        """Start to fill the image in the background. Returns at once."""
 
     def _wait(self, seconds: float) -> bool | None: ...
 
@@ -454,25 +437,24 @@ class Region:
     """One range of a target's memory, with the source of its bytes.
 
     Args:
-        start: The address of the first byte in the target.
+        start: The address in the target.
         length: The length in bytes.
-        source: The source of the bytes. None is possible with ``mode="minor"``, if all pages are in the page cache.
-        source_offset: The offset, in the source, of the region's first byte.
-        page_size: The page size of the memory in bytes: that of this system (4096 on x86-64), or of a hugetlb pool.
-        mode: Which faults pyuffd serves (UFFDIO_REGISTER_MODE_x). ``"missing"``: faults on pages that are not present.
-            ``"minor"`` (Linux 5.13): faults on pages that are in the page cache (memfd, shared anonymous memory,
-            hugetlb) and not mapped. With ``"minor"``, a page that is not in the page cache reads as zeros, without a
-            fault message. ``"missing+minor"``: both kinds of faults. Pages that are not in the page cache come from
-            the source. ``"missing+wp"`` (Linux 5.7): faults on pages that are not present. pyuffd installs every page
-            write-protected, and records the first write to it: see ``Target.written()``.
-        on_remove: What a missing page contains after the target has removed it (userfaultfds with EVENT_REMOVE).
-            ``"keep"``: the source's bytes (right after MADV_DONTNEED of shared memory). ``"zero"``: zeros (right after
-            MADV_REMOVE). ``"poison"``: nothing, and a touch of the page is SIGBUS. ``"auto"`` is ``"zero"`` for private
-            memory. For shared memory it is ``"poison"``, because the kernel does not say which of the two calls it was.
+        source: Where the bytes come from. None is for ``mode="minor"``, if the bytes are in the page cache already.
+        source_offset: The offset of the first byte in the source.
+        page_size: The page size of the memory: the base page size (4096 on x86-64), or that of a hugetlb pool.
+        mode: Which faults are served (UFFDIO_REGISTER_MODE_x). ``"missing"``: faults on pages that are not present.
+            ``"minor"`` (Linux 5.13): faults on pages that are in the page cache (memfd, shared anonymous, hugetlb) and
+            not mapped. With only this mode, a hole of the file reads as zeros without a fault message.
+            ``"missing+minor"``: both. Pages that are not in the page cache come from the source. ``"missing+wp"``
+            (Linux 5.7): pages are installed write-protected, and ``Target.written()`` tells which were written.
+        on_remove: How missing pages read after the target has removed them (userfaultfds with EVENT_REMOVE).
+            ``"keep"``: they still come from the source, as after MADV_DONTNEED of shared memory. ``"zero"``: they read
+            as zeros, as after MADV_REMOVE. ``"poison"``: a touch is a SIGBUS. ``"auto"``: zero for private memory, and
+            poison for shared memory, because the kernel does not tell MADV_DONTNEED and MADV_REMOVE apart.
 
     Raises:
-        ValueError: The range is empty or not aligned to pages, no memory has this page size, the source is None or too
-            short, or the mode is unknown.
+        ValueError: The region is empty or not page-aligned; no memory of this system has the page size; the source is
+            too short or missing; or the mode is unknown.
     """
 
     def __init__(
@@ -495,11 +477,10 @@ class Region:
         mode: Literal["missing", "minor", "missing+minor", "missing+wp"] = "missing",
         on_remove: Literal["auto", "keep", "zero", "poison"] = "auto",
     ) -> Region:
-        """Make a region of memory of this process. The memory stays mapped as long as the region is needed.
+        """Make a region of memory of this process. The memory stays mapped as long as the region needs it.
 
         Args:
-            memory: A ``Mapping``, or a writable C-contiguous buffer that begins and ends at a page boundary (the array
-                of a ``Mapping``, for example).
+            memory: A ``Mapping``, or a writable, C-contiguous buffer that begins and ends at a page boundary.
             source: See ``Region``.
             source_offset: See ``Region``.
             mode: See ``Region``.
@@ -507,7 +488,7 @@ class Region:
         """
     @property
     def start(self) -> int:
-        """The address of the first byte in the target."""
+        """The address in the target."""
 
     @property
     def length(self) -> int:
@@ -515,11 +496,11 @@ class Region:
 
     @property
     def source(self) -> Source | None:
-        """The source of the bytes."""
+        """Where the bytes come from."""
 
     @property
     def source_offset(self) -> int:
-        """The offset, in the source, of the region's first byte."""
+        """The offset of the first byte in the source."""
 
     @property
     def page_size(self) -> int:
@@ -531,7 +512,7 @@ class Region:
 
     @property
     def on_remove(self) -> str:
-        """What a missing page contains after the target has removed it."""
+        """How missing pages read after the target has removed them."""
 
 @final
 class EndingReport:

@@ -11,23 +11,21 @@ class EndingReport:
     """How pyuffd let go of a target, and why.
 
     Attributes:
-        ending: ``"early-close"`` or ``"unregister"``, or ``"keep-open"`` if the userfaultfd is still open.
+        ending: ``"early-close"`` or ``"unregister"``; ``"keep-open"`` if the userfaultfd is still open.
         reason: Why pyuffd chose this ending.
-        seconds: The time from the first UNREGISTER or close until the last of these calls returned. None with
-            keep-open.
+        seconds: The time from the first UNREGISTER or close to the return of the last one; None under keep-open.
         regions: The number of regions.
-        missing_pages: The number of pages that were never installed. They read as zeros from now on. With keep-open,
-            threads that touch them sleep.
-        absent_pages: The number of pages that were in no registered memory when pyuffd tried to install them. The
-            target had unmapped or moved them, or they were never registered. They do not have the source's bytes.
-        verified: Whether the target's smaps shows that no region is registered any more. None if smaps was not read, or
-            may not be read. False means that another descriptor keeps the userfaultfd open.
-        found_present: The number of pages that were present although pyuffd had not installed them. They kept their
-            bytes.
-        poisoned: (start, length) in bytes of each range that was poisoned. A touch of it is SIGBUS.
-        collapsed_bytes: The number of bytes that were put into transparent huge pages after the ending. None if
-            ``collapse`` was False.
-        began: When the ending began, on the clock of ``time.monotonic()``. None with keep-open.
+        missing_pages: How many pages were never supplied. They read as zeros from now on. Under keep-open the threads
+            that touch them sleep.
+        absent_pages: How many pages could not be installed because no registered memory was there: the target had
+            unmapped or moved the memory, or it was never registered. The memory there does not have the source's bytes.
+        verified: Whether the target's smaps shows that no region is registered any more. False means that another
+            descriptor keeps the userfaultfd alive. None means that smaps was not or could not be read.
+        found_present: How many pages were present although pyuffd had not installed them. They were not changed.
+        poisoned: (start, length) in bytes of memory that the source could not supply. A touch of it is a SIGBUS.
+        collapsed_bytes: How many bytes were put into transparent huge pages after the ending; None if ``collapse``
+            is False.
+        began: When the ending began, on the clock of ``time.monotonic()``; None under keep-open.
     """
 
     ending: str

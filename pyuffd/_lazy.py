@@ -1,4 +1,4 @@
-"""Arrays whose pages are installed when threads touch them."""
+"""Arrays whose pages load when they are touched."""
 
 import functools
 import math
@@ -64,23 +64,23 @@ def lazy_array(
     *,
     inline: bool = False,
 ) -> npt.NDArray[Any]:
-    """Make an array whose pages are installed from the source when threads touch them.
+    """Make an array whose pages load from the source when they are touched.
 
-    The array is private memory: a write to the array does not change the source. Kernel accesses to missing pages
-    (file.readinto, write(2)) work if this user may open a userfaultfd that serves them. Otherwise, they fail with
-    EFAULT (see ``probe()``). A fork child does not get the memory while pages are missing. If the child touches the
-    memory, it gets a segmentation fault. While pages are missing, the array needs one descriptor.
+    The array is ordinary private memory, and writes to it do not change the source. System calls on missing pages
+    (file.readinto, write(2)) work if this user can open a full userfaultfd, and fail with EFAULT otherwise (see
+    ``probe()``). A fork child does not inherit the array while pages are missing, and an access in the child is a
+    segmentation fault. The array uses one file descriptor while pages are missing.
 
     Args:
-        source: The source of the bytes, from its offset 0 on.
-        dtype: The dtype of the array: not objects, and not text without a size.
+        source: Where the bytes come from, beginning at offset 0.
+        dtype: The type of the elements; no Python objects, and no type without a size.
         shape: The shape of the array.
-        inline: Threads resolve their own faults. A fault is then about ten times as fast on a quiet machine. But system
-            calls on missing pages fail with EFAULT unless ``touch()`` was called, and pyuffd takes over SIGBUS for the
-            process: see ``serve()``.
+        inline: Whether threads resolve their own faults. No other thread is then woken. System calls on missing pages
+            fail with EFAULT unless ``touch()`` was called, and pyuffd takes over the SIGBUS of the process: see
+            ``serve()``.
 
     Returns:
-        A C-contiguous, writable array. ``target_of()`` returns its target, which has ``fill()`` and ``wait()``.
+        A C-contiguous, writable array. ``target_of()`` returns its target, which can ``fill()`` and ``wait()``.
 
     Raises:
         ValueError: The source is shorter than the array, or the dtype holds objects or has no size.
@@ -148,7 +148,7 @@ def target_of(array: npt.NDArray[Any]) -> Target:
     """Return the target of a lazy array, or of a view of a lazy array.
 
     Raises:
-        ValueError: The array is not a lazy array, or is so short that it was read at once.
+        ValueError: The array is not a lazy array, or is shorter than a page and was read at once.
     """
     base: object = array
     while isinstance(base, np.ndarray):

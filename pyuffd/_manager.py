@@ -26,18 +26,18 @@ _PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
 class Manager:
     """The threads that serve many targets: handlers and fillers.
 
-    At the end of its ``with`` block, the manager fills and closes every target that was not closed. The threads end
-    when the manager and all its targets have ended.
+    Used as a context manager, it fills and closes every open target when the block is left. The threads end when the
+    manager is closed and the last target has ended.
 
     Args:
-        handlers: The number of handlers, which serve faults. Each target has one handler: the handler with the fewest
+        handlers: How many threads serve faults. Each target is served by one of them: the thread with the fewest
             targets when the target is added.
-        fillers: The number of fillers, which fill in the background.
+        fillers: How many threads fill in the background.
         placement: See ``serve()``.
 
     Raises:
-        ValueError: ``handlers`` or ``fillers`` is 0 or too large, this process may not use a CPU of ``placement``, or
-            ``placement`` is not possible.
+        ValueError: ``handlers`` or ``fillers`` is 0, this process cannot use one of the CPUs, or the placement is
+            unknown.
     """
 
     def __init__(self, handlers: int = 2, fillers: int = 1, *, placement: Placement = "auto") -> None:
@@ -47,11 +47,11 @@ class Manager:
 
     @with_options
     def add(self, uffd: Userfaultfd, regions: Iterable[Region], **options: "Unpack[ServeOptions]") -> Target:
-        """Serve a target from now on.
+        """Serve a target.
 
         Args:
-            uffd: The target's userfaultfd. It belongs to the target from now on: see ``serve()``.
-            regions: The regions of the target: see ``serve()``.
+            uffd: The userfaultfd of the target, which owns it from now on; see ``serve()``.
+            regions: The memory that is managed; see ``serve()``.
             **options: See ``ServeOptions``.
 
         Returns:
@@ -59,7 +59,7 @@ class Manager:
 
         Raises:
             RuntimeError: The manager is closed.
-            Exception: The errors of ``serve()``.
+            Exception: See ``serve()``.
         """
         if self._closed:
             raise RuntimeError("this manager is closed: make a new one")
@@ -69,13 +69,11 @@ class Manager:
         return target
 
     def close(self) -> None:
-        """Fill and close every target that was not closed, and the fork children of all targets.
-
-        If some targets cannot be closed, all others are closed. Call ``close()`` again to try the rest.
+        """Fill and close every open target, and the fork children of each. Idempotent.
 
         Raises:
-            Exception: The error of the first target that cannot be closed. Its notes (Python 3.11) have the errors of
-                other targets.
+            Exception: The error of the first target that cannot be closed. The errors of other targets are in its notes
+                (Python 3.11). All other targets are closed. A second call tries the remaining targets again.
         """
         self._closed = True
         errors = [error for target in self._targets for error in _close_family(target)]
@@ -127,35 +125,35 @@ def serve(
     placement: Placement = "auto",
     **options: "Unpack[ServeOptions]",
 ) -> Target:
-    """Serve the faults of one target from now on, with a manager of its own.
+    """Serve the faults of one target, with a manager for this target only.
 
     Args:
-        uffd: The target's userfaultfd. It belongs to the target from now on. If this process opened it, ``serve()``
-            registers the regions. If this process received it by ``handoff``, its owner has registered the regions.
-            With event features (``Feature.EVENTS``), the target may fork, and may move, drop and unmap its memory.
-        regions: The regions of the target. They must not overlap. The list can be empty if the userfaultfd was
-            received: all memory that its owner registers is then outside all regions (see ``beyond``).
-        fillers: The number of fillers, which fill in the background.
-        placement: ``"auto"`` changes no thread of the target. ``"adopt"`` binds the handler, and every thread of the
-            target that faults, to one CPU as long as this saves time (see ``Stats``). A fault then takes a fifth of
-            the time. The threads get their affinity masks back at the ending, and also if this process is killed.
-            ``"adopt"`` needs ``Feature.THREAD_ID``. ``"free"`` leaves all threads to the scheduler. A list of CPUs
-            binds the handler, and then each filler, to one of these CPUs in turn.
+        uffd: The userfaultfd of the target. The target owns it from now on. If this process opened the userfaultfd,
+            pyuffd registers the regions. If ``handoff`` received it, the sender has registered them. With event
+            features (``Feature.EVENTS``) the target can fork, and can move, drop and unmap its memory.
+        regions: The memory that is managed; no two regions overlap. A received userfaultfd can have no region: all
+            memory that its owner registers is then outside of the regions (see ``beyond``).
+        fillers: How many threads fill in the background.
+        placement: ``"auto"`` leaves the threads of the target alone, and keeps CPUs awake during bursts of faults if
+            that pays. ``"adopt"`` binds the handler and every faulting thread of the target to one CPU, as long as that
+            pays (see ``Stats.releases``). It restores their affinity masks at the ending, and also if this process is
+            killed. It needs ``Feature.THREAD_ID``. ``"free"`` leaves all threads to the scheduler. A list of CPUs binds
+            each handler, and then each filler, to one of the CPUs in turn.
         **options: See ``ServeOptions``.
 
     Returns:
         The target. Use it as a context manager, or close it.
 
     Raises:
-        ValueError: Regions overlap, ``present`` is ``"refuse"`` and pages are present, ``registered`` is False for a
-            userfaultfd that this process opened, a source is in managed memory, a page size does not fit the memory,
-            this process may not use a CPU, a region of this process has a ``CallableSource``, no process has this pid,
-            the pid of another process is not given, or the userfaultfd is closed or belongs to a target.
-        OSError: A region cannot be registered because it is not mapped (EINVAL) or is registered with another
-            userfaultfd (EBUSY), a thread cannot be started (EAGAIN), or the handler cannot watch the userfaultfd
-            (ENOSPC). The userfaultfd still belongs to the caller, and nothing is registered.
-        UnsupportedError: This kernel or this userfaultfd does not support the mode of a region, this kernel does not
-            support ``beyond="poison"``, or this user may not read the target's pagemap for ``present="refuse"``.
+        ValueError: Two regions overlap; a page is present and ``present`` is ``"refuse"``; ``registered`` is False
+            although this process opened the userfaultfd; a source lies in managed memory; a page size does not fit;
+            this process cannot use one of the CPUs; a ``CallableSource`` serves memory of this process; no process has
+            the pid; the pid of another process's userfaultfd is missing; or the userfaultfd is closed or served.
+        OSError: A region cannot be registered: it is not mapped (EINVAL), or another userfaultfd has it (EBUSY). A
+            thread cannot be started (EAGAIN). The userfaultfd cannot be watched (ENOSPC). After an error the caller
+            still owns the userfaultfd, and no region is registered.
+        UnsupportedError: This kernel or this userfaultfd does not support the mode of a region or ``beyond="poison"``;
+            or this user cannot read the target's pagemap, and ``present`` is ``"refuse"``.
     """
     return Target(_add(make_core(1, fillers, placement), "serve()", uffd, regions, options), owns_manager=True)
 

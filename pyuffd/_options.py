@@ -18,43 +18,39 @@ class ServeOptions(TypedDict, total=False):
     """Options of ``serve()`` and ``Manager.add()``, by keyword.
 
     Attributes:
-        pid: The process that has the target's memory. None is this process.
-        ending: How to let go of the target: ``"early-close"``, ``"unregister"``, ``"keep-open"`` or ``"auto"``.
-            ``"auto"`` is the early close if it is safe on this kernel and for this target, and unregister otherwise.
-        fault_around: How many pages pyuffd installs at a fault, the faulting page included. ``"auto"`` learns the
-            number: up to 512 while faults walk through memory, and 1 for other faults.
-        keep_awake: Hold /dev/cpu_dma_latency at 0 while the target is served. Idle CPUs then wake up sooner. This
-            costs power, and needs write access to the device.
-        inline: The threads of this process resolve their own faults, in the signal handler of SIGBUS. No other thread
-            has to be woken. The userfaultfd must have ``Feature.SIGBUS``. System calls on missing pages fail with
-            EFAULT: call ``touch()`` on the memory first. pyuffd takes over SIGBUS for the process, and passes on each
-            SIGBUS that is not a fault of its own to the signal handler that was installed before.
-        collapse: After the ending, ask the kernel to put the target's memory into transparent huge pages
-            (MADV_COLLAPSE, Linux 6.1). This needs CAP_SYS_NICE for another process. The time of the ending does not
-            include this step. ``EndingReport.collapsed_bytes`` has the result.
-        install: How pyuffd installs bytes that it has read into a buffer (``FileSource(direct=True)``). ``"auto"``
-            moves whole huge pages (UFFDIO_MOVE) into private anonymous memory of this process if the userfaultfd has
-            ``Feature.MOVE``, and copies otherwise. ``"copy"`` always copies. ``"move"`` refuses memory into which the
-            kernel cannot move pages. If some pages of a huge page are present already, pyuffd copies the others.
-            ``Stats.moves`` counts the moves.
-        registered: Whether the owner of a received userfaultfd has already registered the regions. Pass False if the
-            owner registers them later. Until you call ``Target.registered()``, pyuffd counts no page as installed, and
-            no page as absent because it is not registered. pyuffd does not read the target's maps before this call, and
-            a ``fill()`` begins only with it.
-        present: What to do about pages that are present although pyuffd did not install them. A touch of such a page is
-            no fault, and the page does not have the source's bytes. ``"keep"`` keeps these pages, and counts those that
-            pyuffd finds (``Stats.found_present``). ``"refuse"`` raises ValueError if the target's pagemap shows such
-            pages when serving begins (ptrace permission). If the regions cover a whole ``Mapping``, pyuffd first drops
+        pid: The process id of the target. None is this process.
+        ending: How to let go of the target: ``"early-close"``, ``"unregister"`` or ``"keep-open"``. ``"auto"`` takes
+            the early close if this kernel and this target make it safe, and unregister otherwise.
+        fault_around: How many pages a fault installs; 1 installs the faulting page only. ``"auto"`` learns the number:
+            up to 512 pages for faults that walk through memory, and 1 page for other faults.
+        keep_awake: Whether /dev/cpu_dma_latency is held at 0 while the target is served. Idle CPUs then wake up sooner.
+            This costs power, and needs write access to the device.
+        inline: Whether the threads of this process resolve their own faults, in the handler of SIGBUS, so that no
+            other thread is woken. The userfaultfd must have ``Feature.SIGBUS``. System calls on missing pages fail with
+            EFAULT: call ``touch()`` on the memory first. pyuffd takes over the SIGBUS of the process. It passes a
+            SIGBUS of other memory on to the previous handler.
+        collapse: Whether the kernel is asked, after the ending, to put the target's memory into transparent huge pages
+            (MADV_COLLAPSE, Linux 6.1). For another process this needs CAP_SYS_NICE.
+            ``EndingReport.collapsed_bytes`` says how many bytes the kernel collapsed.
+        install: How the bytes of ``FileSource(direct=True)`` get into memory. ``"auto"`` moves whole huge pages
+            (UFFDIO_MOVE) if the memory is private anonymous memory of this process and the userfaultfd has
+            ``Feature.MOVE``, and copies otherwise. ``"copy"`` always copies. ``"move"`` refuses memory into which no
+            page can be moved. A huge page with a present page is always copied. ``Stats.moves`` counts the moves.
+        registered: Whether the owner of a received userfaultfd has already registered the regions. With False the owner
+            registers the regions later, and ``Target.registered()`` tells pyuffd when. Until then no page counts as
+            absent, ``fill()`` is remembered, and pyuffd does not look at the target's maps.
+        present: What pyuffd does about pages that are present before serving. The kernel reports no touch of such a
+            page, and the page can differ from the source. ``"keep"`` leaves the pages, and counts them
+            (``Stats.found_present``). ``"refuse"`` reads the target's pagemap when serving begins, which needs ptrace
+            permission, and raises ValueError. A ``Mapping`` that is served as a whole is emptied first: pyuffd drops
             pages of zeros that the kernel has put there (transparent huge pages, mlockall).
-        beyond: What happens when a thread touches registered memory outside all regions. ``"zero"``: the memory reads
-            as zeros. ``"poison"``: the thread gets SIGBUS (Linux 6.6), except where a region has grown (the memory is
-            in one mapping with the region) and where a region was before it was moved. Such memory reads as zeros.
-            None: the thread gets SIGBUS if the kernel supports poison, and sleeps otherwise. With None, event features
-            and regions, memory that is registered after serving began reads as zeros, because no event distinguishes it
-            from memory that has grown. Until you call ``Target.registered()``, a thread that touches memory outside all
-            regions sleeps.
-        verify: After the ending, read the target's smaps, and check that the memory is released. The time of the ending
-            does not include this step.
+        beyond: What pyuffd installs in registered memory outside all regions: ``"zero"`` installs zeros, and
+            ``"poison"`` poisons the page (Linux 6.6). Memory that has grown out of a region (mremap), or from which a
+            region was moved away, always reads as zeros. None poisons if the kernel can, and otherwise the touching
+            threads sleep. With event features, and with regions, None installs zeros in memory that was registered
+            after serving began, because no event distinguishes such memory from memory that grew. Until
+            ``Target.registered()`` is called, threads that touch memory outside all regions sleep.
+        verify: Whether pyuffd reads the target's smaps after the ending, to check that the memory is released.
     """
 
     pid: int | None
@@ -96,7 +92,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def with_options(function: _Function) -> _Function:
-    """Show the options in the signature and the docstring of a function, as if the function named them itself."""
+    """Show the options in the signature and the docstring of a function."""
     signature = inspect.signature(function)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     types = ServeOptions.__annotations__

@@ -13,6 +13,7 @@ from pyuffd._flags import Feature
 from pyuffd._memory_kinds import MemoryKind, memory_kinds
 from pyuffd._obstacles import Attempts, Blocked, Obstacle, obstacles
 from pyuffd._release import Release, find_release, known_release
+from pyuffd._wake_up import WakeUp, wake_up
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,19 @@ class Probe:
     """The result of ``probe()``. ``print()`` shows it as a table.
 
     Attributes:
-        kernel: The version of the running kernel, as ``uname -r`` prints it.
-        release: What this kernel does when a fault meets a released userfaultfd, and how this was found.
+        kernel: The running kernel, as ``uname -r`` prints it.
+        release: What this kernel does when a fault meets a userfaultfd that is being released, and how this was found.
         page_size: The base page size in bytes.
-        hugetlb_page_size: The page size of the default hugetlb pool in bytes. 0 if there is no such pool.
-        device: 0 if this process can open a userfaultfd by ``/dev/userfaultfd``, otherwise the errno of the refusal.
-        device_access: The mode and the owners of the device, such as ``"crw------- root root"``. Empty if there is no
+        hugetlb_page_size: The page size of the default hugetlb pool in bytes; 0 if there is no such pool.
+        device: 0 if ``/dev/userfaultfd`` can be opened, and the errno otherwise.
+        device_access: The mode and the owners of the device, such as ``"-rw------- root root"``; empty if there is no
             device.
-        syscall: 0 or the errno, like ``device``, for userfaultfd(2).
-        user_mode_only: 0 or the errno, like ``device``, for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
-        fork_events: 0 or the errno, like ``device``, for a userfaultfd with the feature EVENT_FORK.
-        unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``. -1 if it cannot be read.
-        features: The features that ``UFFDIO_API`` offers. Empty if no userfaultfd can be opened.
-        memory: The ioctls for each kind of memory in each mode. Empty if no userfaultfd can be opened.
+        syscall: 0 if userfaultfd(2) succeeds, and the errno otherwise.
+        user_mode_only: The same for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
+        fork_events: The same for the feature EVENT_FORK.
+        unprivileged_userfaultfd: The sysctl ``vm.unprivileged_userfaultfd``; -1 if it cannot be read.
+        features: The features that ``UFFDIO_API`` offers; empty if no userfaultfd can be opened.
+        memory: The supported ioctls of each kind of memory in each mode; empty if no userfaultfd can be opened.
         circumstances: Facts about this process and its system.
     """
 
@@ -62,17 +63,22 @@ class Probe:
 
     @property
     def full(self) -> bool:
-        """Whether a userfaultfd can be opened that serves kernel accesses, too (by read(2) or KVM)."""
+        """Whether a userfaultfd can be opened that serves kernel accesses too (read(2) into a missing page, KVM)."""
         return self._attempts.full
 
     @cached_property
     def obstacles(self) -> tuple[Obstacle, ...]:
-        """What prevents this user from using userfaultfd, or a part of it. Empty if nothing does."""
+        """What this user is not permitted to do, and the command that permits it; empty if all is permitted."""
         return obstacles(self._attempts, self.circumstances)
 
     @property
+    def wake_up(self) -> WakeUp:
+        """What it costs to wake a thread on an idle CPU; measured at the first call, in some milliseconds."""
+        return wake_up()
+
+    @property
     def advice(self) -> str:
-        """What to change so that all accesses can be served, those of the kernel included. Empty if all of them can."""
+        """What to change so that kernel accesses can be served too; empty if they can be served."""
         if self.full:
             return ""
         if self.usable:
@@ -108,6 +114,9 @@ class Probe:
             ("vm.unprivileged_userfaultfd", str(sysctl) if sysctl >= 0 else "cannot be read"),
             ("features", names),
             *((f"{one.kind}, {one.mode}", one.refused or ", ".join(one.ioctls)) for one in self.memory),
+            ("wake-up of an idle CPU", str(self.wake_up)),
+            ("  kept awake", self.wake_up.awake),
+            *(("  to make faults faster", command) for command in self.wake_up.advice),
             *(row for one in self.obstacles for row in _rows_of(one)),
             ("advice", _advice(self)),
         ]
@@ -154,15 +163,13 @@ def _group(number: int) -> str:
 
 
 def probe(*, fresh: bool = False) -> Probe:
-    """Find out what this kernel supports and what this user may do.
-
-    ``probe()`` opens userfaultfds and closes them again. It never raises.
+    """Find out what this kernel supports and what this user is permitted to do. Never raises.
 
     Args:
-        fresh: Find the release generation by experiment. This takes some seconds, and up to 256 MiB in child processes.
-            The result is kept for this boot in ``~/.cache/pyuffd``, for every later ``probe()`` and ``serve()`` of this
-            user. Without ``fresh``, ``probe()`` returns the result that was kept in this boot. If there is none, the
-            kernel's version decides.
+        fresh: Whether to find the release generation by experiment. The experiment takes some seconds, and up to 256
+            MiB in child processes. Its result is kept for this boot in ``~/.cache/pyuffd``, for every later ``probe()``
+            and ``serve()`` of this user. Without ``fresh`` the result is that of an earlier experiment in this boot, or
+            follows from the kernel's version.
     """
     found = _core.probe()
     full = 0 in (found["device"], found["syscall"])

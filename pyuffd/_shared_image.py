@@ -13,23 +13,19 @@ _SLICE = 0.05
 class SharedImage(_core.SharedImage):
     """The bytes of a source in one file in memory (memfd_create(2)) that any number of targets map.
 
-    pyuffd reads each page once from the source: when a target first touches the page, or by ``fill()``. pyuffd maps the
-    pages into the targets by UFFDIO_CONTINUE, without a copy. N targets need the memory of one image, and of the pages
-    that they write to.
-
-    A target maps the descriptor of the image with MAP_PRIVATE, or with MAP_SHARED (all targets then see its writes).
-    The regions of the target have the image as their source, the offset that the target maps, and mode
-    ``"missing+minor"``. A process that maps the image and that nobody serves can read zeros in pages that were not
-    filled yet.
+    Each page is filled once, when a target first touches it or by ``fill()``. Targets get the pages by UFFDIO_CONTINUE.
+    N targets therefore need the memory of one image, and the memory of the pages that they write. A target maps the
+    descriptor with MAP_PRIVATE, or with MAP_SHARED to share its writes. The image is the source of the target's
+    regions, with the offset that the target maps and the mode ``"missing+minor"``. A page is mapped into a target only
+    after the page is filled. A process that maps the image and is not served can see zeros in unfilled pages.
 
     Args:
-        source: The source of the bytes. A ``CallableSource`` is called for each page only once.
-        kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool. All hugetlb pages are reserved at
-            once.
+        source: Where the bytes come from. A ``CallableSource`` is called once for each page.
+        kind: ``"memfd"``, or ``"hugetlb"`` for pages of the default hugetlb pool, which are all reserved at once.
 
     Raises:
         ValueError: The source is empty, has no end, or is a ``SharedImage``.
-        OSError: There is not enough memory. For hugetlb, the message says how to reserve pages.
+        OSError: There is not enough memory. The message names the number of missing hugetlb pages.
     """
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:

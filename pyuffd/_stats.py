@@ -13,47 +13,52 @@ _LATENCY_BOUNDS = np.array(_core.latency_bounds(), dtype=np.uint64)
 
 @dataclass(frozen=True)
 class Stats:
-    """The counters of a target, from the time when serving began until now.
+    """What the service of a target has taken until now.
 
     Attributes:
-        faults: Fault messages that were read. For a target that is served inline: faults that were resolved.
+        faults: Fault messages that were read; of a target that is served inline, faults that were resolved.
         reads: Calls of read(2) that returned at least one message.
-        copies: UFFDIO_COPY calls.
-        zeropages: UFFDIO_ZEROPAGE calls.
-        continues: UFFDIO_CONTINUE calls.
-        moves: UFFDIO_MOVE calls that moved pages.
-        moved_bytes: Bytes that these calls installed.
-        fetches: Reads of bytes that are not at hand: ``CallableSource``, ``FileSource(direct=True)``.
+        copies: Calls of UFFDIO_COPY.
+        zeropages: Calls of UFFDIO_ZEROPAGE.
+        continues: Calls of UFFDIO_CONTINUE.
+        moves: Calls of UFFDIO_MOVE that moved at least one page.
+        moved_bytes: Bytes that UFFDIO_MOVE installed.
+        fetches: Reads of sources that answer late: ``CallableSource`` and ``FileSource(direct=True)``.
         pages: Pages that were installed.
         bytes: Bytes that were installed.
-        minor_faults: Of the faults, those on pages that were in the page cache.
-        write_faults: Of the faults, those on write-protected pages. The protection was removed.
-        eexist: Pages that were present when pyuffd tried to install them. Threads that waited for them were woken.
+        minor_faults: Faults on pages that were in the page cache.
+        write_faults: Faults of writes to write-protected pages. pyuffd removed the protection.
+        eexist: Pages that were already present at the install. pyuffd woke the threads that waited for them.
         found_present: Pages that were present although pyuffd had not installed them. They keep their bytes.
-        enoent: Pages that were unmapped or no longer registered when pyuffd tried to install them. Threads that waited
-            for them were woken.
-        eagain: Calls that had to be tried again.
+        enoent: Pages that were no longer mapped or registered. pyuffd woke the threads that waited for them.
+        eagain: Calls that had to be repeated.
         events: FORK, REMAP, REMOVE and UNMAP messages that were read.
-        forks: Of the events, FORK.
-        remaps: Of the events, REMAP.
-        removes: Of the events, REMOVE.
-        unmaps: Of the events, UNMAP.
-        dropped: Faults on pages that the target had dropped itself. These pages read as zeros.
-        blank: Faults on memory that was added to a region by mremap, or from which a region was moved away. This memory
+        forks: FORK messages.
+        remaps: REMAP messages.
+        removes: REMOVE messages.
+        unmaps: UNMAP messages.
+        dropped: Faults on pages that the target had dropped. Such a page reads as zeros.
+        blank: Faults on memory that grew out of a region (mremap), or from which a region was moved away. Such memory
             reads as zeros.
-        poisoned: Pages that were poisoned because their source could not supply them.
-        lost_wakes: Threads that slept for a second although nobody was going to wake them, because somebody else had
-            read their message, or because the kernel had lost their wake-up. pyuffd woke them.
-        failed: Pages that could be neither supplied nor poisoned. Threads that touch them sleep.
-        placement: Where the handler runs, and how pyuffd places the target's threads.
+        poisoned: Pages that the source could not supply, and that were poisoned.
+        lost_wakes: Threads that slept for a second although no thread was going to wake them: another reader had read
+            their message, or a wake-up was lost. pyuffd woke them.
+        failed: Pages that could be neither supplied nor poisoned. The threads that touch them sleep.
+        placement: On which CPU the handler runs, what pyuffd does about the target's threads, and how it keeps CPUs
+            awake during bursts of faults, or why it does not.
+        wake_ns: By how many nanoseconds the wake-up of an idle CPU takes longer than the wake-up of a CPU that is kept
+            awake. pyuffd learns this in bursts of faults; 0 means not known.
+        awake_ns: CPU time, in nanoseconds, in which the target's handler looked for the next fault, and in which the
+            manager's warm thread kept a CPU awake. All targets of the handler share this number.
         adopted: How often a thread of the target was bound to the handler's CPU (placement "adopt").
-        held: Threads of the target that are bound to this CPU now.
-        releases: How often all bound threads were released because adopting cost more time than it saved, over 50 ms.
-            The cost is the CPU time of the threads, times ``1 - 1 / min(threads, CPUs)``. The gain is 20 us for each
-            fault, divided by the number of threads. The threads are bound again when the cost is less than half of the
-            gain.
-        latency: uint64 counts per bucket of the time from the read of a fault's message until its page was installed.
-        latency_bounds: uint64 lower bounds of these buckets, in nanoseconds.
+        held: Threads of the target that are bound to the handler's CPU now.
+        releases: How often pyuffd released all bound threads because binding did not pay. Every 50 ms pyuffd compares
+            the CPU time of the threads, times ``1 - 1 / min(threads, CPUs)``, with 20 us for each fault, divided by the
+            number of threads. It releases the threads if the first is larger. It binds them again if the first is less
+            than half of the second.
+        latency: The number of faults in each bucket of time, from the read of the message until the page was installed;
+            uint64.
+        latency_bounds: The lower bound of each bucket in nanoseconds; uint64.
     """
 
     faults: int
@@ -83,6 +88,8 @@ class Stats:
     lost_wakes: int
     failed: int
     placement: str
+    wake_ns: int
+    awake_ns: int
     adopted: int
     held: int
     releases: int

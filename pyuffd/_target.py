@@ -1,4 +1,4 @@
-"""A target: one address space that a manager serves, until it is let go."""
+"""A target: one address space that a manager serves."""
 
 import os
 import time
@@ -21,9 +21,9 @@ Missing = Literal["raise", "fill", "zero", "poison"]
 class Target:
     """One address space whose memory a manager serves. ``serve()`` and ``Manager.add()`` make targets.
 
-    A target ends by itself when no page is missing, unless its ending is ``"keep-open"`` or a region records writes
-    (``mode="missing+wp"``). At the end of its ``with`` block, also after an exception, a target fills its missing pages
-    and ends. A page that its source cannot supply is poisoned.
+    A target ends by itself when no page is missing, unless its ending is ``"keep-open"`` or one of its regions tracks
+    writes (``mode="missing+wp"``). Used as a context manager, it fills the missing pages when the block is left, also
+    after an exception. pyuffd poisons the pages that cannot be filled.
     """
 
     def __init__(
@@ -44,26 +44,26 @@ class Target:
 
     @property
     def id(self) -> int:
-        """The number of the target in this process, from 1 on. Log messages name the target by this number."""
+        """The number of the target in this process, from 1 on. Log messages name the target by it."""
         return self._core.id
 
     @property
     def pid(self) -> int | None:
-        """The process that has the memory. None for a fork child, because the kernel does not report its pid."""
+        """The process id of the target; None for a fork child, whose process id the kernel does not tell."""
         return self._core.pid
 
     @property
     def user_mode_only(self) -> bool:
         """Whether system calls on missing pages fail with EFAULT.
 
-        This is True if this process opened the userfaultfd, and its user may not serve kernel accesses. It is False for
-        every userfaultfd that was received, because the kernel does not report this property.
+        They fail if a user without permission for kernel accesses opened the userfaultfd. The kernel does not tell this
+        of a received userfaultfd, and the property is then False.
         """
         return self._core.user_mode_only
 
     @property
     def report(self) -> EndingReport | None:
-        """The report of the ending. None until the target has ended."""
+        """How the target was let go; None while it is served."""
         return self._report or (to_report(self._core.close("raise")) if self._core.ended else None)
 
     @property
@@ -73,23 +73,23 @@ class Target:
 
     @property
     def missing_pages(self) -> int:
-        """The number of managed pages that are not installed yet."""
+        """How many pages are not installed yet."""
         return self._core.missing_pages
 
     @property
     def ended(self) -> bool:
-        """Whether the target has ended."""
+        """Whether the target was let go."""
         return self._core.ended
 
     @property
     def children(self) -> "list[Target]":
-        """The fork children of the target: all that are served, and the last 256 that ended.
+        """Fork children of the target: all that are served, and the last 256 that ended.
 
-        A target has fork children if its userfaultfd has EVENT_FORK. A child is a target of its own. It begins with the
-        missing pages of its parent, and has the same option ``ending``. The kernel does not report the pid of a child,
-        so ``verified`` is None in its report. A child ends by itself, like every target. When the manager ends, it
-        fills the missing pages of its children. In shared memory, a child reads the pages of its parent without a
-        fault: such a page counts as missing until ``fill()``.
+        Only a target whose userfaultfd has EVENT_FORK has children. A child is a target of its own. At the fork it has
+        the missing pages and the ending of its parent. The kernel does not tell the process id of a child, and
+        ``verified`` in its report is None. A child ends by itself as every target does. When the manager ends, the
+        missing pages of a child are filled. In shared memory a child reads the pages of its parent without a fault.
+        Such a page counts as missing until ``fill()``.
         """
         known = self._children
         self._children = {
@@ -99,24 +99,22 @@ class Target:
         return list(self._children.values())
 
     def written(self, reset: bool = False) -> list[tuple[int, int]]:
-        """Return the pages of regions of mode ``"missing+wp"`` that were written to.
-
-        With EVENT_REMOVE, this includes the pages that the target dropped.
+        """Return the memory that was written in regions of mode ``"missing+wp"``, or dropped, with event features.
 
         Args:
-            reset: Forget these pages, and record the next write to each of them again.
+            reset: Whether to forget these pages, and to track the next write to each of them.
 
         Returns:
-            (start, length) of each range of whole pages in bytes, in the order of addresses.
+            (start, length) in bytes of whole pages, by address.
 
         Raises:
-            RuntimeError: No region has this mode.
+            RuntimeError: No region has the mode ``"missing+wp"``.
         """
         check_flag("reset", reset)
         return self._core.written(reset)
 
     def fill(self) -> None:
-        """Start to install the missing pages in the background, and return at once.
+        """Start to install all missing pages in the background. Returns at once.
 
         Raises:
             RuntimeError: ``stop()`` was called before.
@@ -126,30 +124,30 @@ class Target:
             self._core.fill()
 
     def registered(self) -> None:
-        """Say that the target's owner has registered the regions. Call this once, after ``registered=False``.
+        """Tell pyuffd that the target's owner has registered the regions. Call this once, after ``registered=False``.
 
-        From now on, a page that cannot be installed because it is not registered counts as absent. If ``fill()`` was
-        called before, the fill begins now.
+        From now on a page counts as absent if it is not registered and cannot be installed. If ``fill()`` was called
+        earlier, the fill begins now.
 
         Raises:
-            ValueError: A region is not registered, as the target's smaps shows.
-            RuntimeError: The regions were registered when serving began, or ``registered()`` was called before.
+            ValueError: The target's smaps shows that a region is not registered.
+            RuntimeError: The memory was registered when serving began, or this was called before.
         """
         self._core.registered()
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
-        """Wait until no page is missing and the target has ended (with keep-open: until no page is missing).
+        """Wait until no page is missing and the target has ended (keep-open: until no page is missing).
 
-        Call ``fill()`` first. Without a fill, pyuffd installs only pages that threads touch. Ctrl-C interrupts only the
+        Pages load when they are touched. Call ``fill()`` first to load the other pages too. Ctrl-C interrupts only the
         wait.
 
         Args:
-            timeout: Seconds to wait. None waits without end.
-            progress: Whether to show a progress bar on stderr. None shows it on a terminal and in a notebook.
+            timeout: Seconds; None waits without a limit.
+            progress: Whether to show a progress bar on stderr; None shows it on a terminal and in a notebook.
 
         Returns:
-            False on timeout, and True otherwise. If the target's address space is gone, this is True, too. The report
-            then says how many pages were missing.
+            False after the timeout. True if the target is complete, or if its address space is gone. The report tells
+            which pages were missing.
 
         Raises:
             ValueError: The timeout is NaN.
@@ -176,18 +174,17 @@ class Target:
         return to_stats(self._core.stats())
 
     def close(self, missing: Missing = "raise") -> EndingReport:
-        """Let go of the target, wait until this is done, and return the report of the ending.
+        """Let go of the target, and wait until this is done. A target that has ended returns its report.
 
         Args:
-            missing: What to do about missing pages, which would read as zeros. ``"raise"`` raises MissingPagesError,
-                and the manager continues to serve the target. ``"fill"`` installs the pages first. ``"poison"`` poisons
-                them (Linux 6.6): a touch of such a page is SIGBUS. ``"zero"`` says that zeros are right. The choice
-                also applies to the fork children of a target of ``serve()``. ``"raise"`` fills the fork children.
+            missing: What to do about missing pages, which would read as zeros afterwards. ``"raise"`` refuses to close,
+                and the target is still served. ``"fill"`` installs the pages first. ``"poison"`` poisons them: a touch
+                is a SIGBUS (Linux 6.6). ``"zero"`` declares that zeros are correct. For a target of ``serve()`` this
+                also applies to its fork children, except that ``"raise"`` fills their pages.
 
         Returns:
-            The report. If the target has ended already, this is the report of that ending. If the ending is keep-open,
-            or if some pages can be neither supplied nor poisoned, the userfaultfd stays open, ``seconds`` is None, and
-            the manager continues to serve the target.
+            The report. Under keep-open, or if a page can be neither supplied nor poisoned, the userfaultfd stays open,
+            ``seconds`` is None, and the manager still serves the target.
 
         Raises:
             MissingPagesError: Pages are missing, ``missing`` is ``"raise"``, and the ending is not keep-open.
@@ -218,13 +215,12 @@ class Target:
         """Stop serving a keep-open target. Missing pages stay missing, and threads that touch them sleep.
 
         Returns:
-            The open userfaultfd, so that another manager can serve it. This ``Target`` object holds the userfaultfd,
-            too. When no object and no process holds it any more, the kernel releases it, and missing pages read as
-            zeros.
+            The open userfaultfd, for the next manager. This target holds the userfaultfd too. The kernel releases it,
+            and missing pages read as zeros, when this target, the caller and every other process have closed it.
 
         Raises:
-            RuntimeError: The ending is not ``"keep-open"``, the target is not served any more, or its userfaultfd has
-                event features. ``stop()`` would lose what the events said.
+            RuntimeError: The ending is not ``"keep-open"``; the target is not served any more; or its userfaultfd has
+                event features, and the next manager would not know the events of the past.
         """
         self._stopped = self._core.stop()
         self._closed = True
@@ -234,7 +230,7 @@ class Target:
         return self._stopped
 
     def discard(self) -> None:
-        """Let go at once, although pages are missing. Use this only for memory that no thread can touch any more."""
+        """Let go of the target at once, although pages are missing: for memory that no thread can touch any more."""
         self._closed = True
         if self._report is None and self._stopped is None:
             self._core.discard()

@@ -1,9 +1,8 @@
 """Hand a userfaultfd and its regions from a target to its manager over a unix socket.
 
-The format is that of Firecracker: one message with a JSON array, which has ``base_host_virt_addr``, ``size``,
-``offset`` and ``page_size`` (all in bytes) of each region. The descriptor comes with the message (SCM_RIGHTS). A
-manager of pyuffd targets can therefore serve Firecracker snapshots. Targets of pyuffd also send the ``mode`` of each
-region. Other managers ignore the mode.
+The format is Firecracker's: one JSON array of ``base_host_virt_addr``, ``size``, ``offset`` and ``page_size`` (all in
+bytes), with the descriptor in SCM_RIGHTS, in one message. A manager that uses this module can therefore serve
+Firecracker snapshots. Messages of pyuffd also have a ``mode``, which other programs ignore.
 """
 
 import array
@@ -43,12 +42,12 @@ class _Options(TypedDict):
 
 @dataclass(frozen=True)
 class Handoff:
-    """What ``receive()`` received: the arguments of ``serve()``.
+    """What ``receive()`` returns: all arguments of ``serve()``.
 
     Attributes:
-        uffd: The target's userfaultfd.
-        regions: The regions that the sender named.
-        pid: The target's process.
+        uffd: The userfaultfd of the target.
+        regions: The regions, which the sender has registered.
+        pid: The process id of the target.
     """
 
     uffd: Userfaultfd
@@ -68,16 +67,16 @@ def send(
 
     Args:
         sock: A connected unix stream socket.
-        uffd: A userfaultfd that this process opened. Unless ``keep`` is True, ``send()`` closes it afterwards, because
-            the manager cannot release it by an early close while this process holds it, too.
+        uffd: A userfaultfd that this process opened. ``send()`` closes it afterwards unless ``keep`` is True, because
+            the manager cannot use an early close while this process holds a descriptor.
         regions: (start, length, offset in the source, page size) of each region, in bytes.
-        keep: Keep the descriptor of this process open.
-        register: Register the regions. Pass False if they are registered already.
-        mode: The mode in which the regions are registered: see ``Region``. The message contains the mode.
+        keep: Whether this process keeps its descriptor open.
+        register: Whether to register the regions; False if they are registered already.
+        mode: The mode of the regions (see ``Region``). The message has it.
 
     Raises:
-        OSError: A region cannot be registered, or the socket fails. The userfaultfd is still open, and the regions
-            that ``send()`` registered are unregistered again.
+        OSError: A region cannot be registered, or the socket fails. The userfaultfd is then still open, and the regions
+            that this call registered are unregistered again.
     """
     check_instance("sock", sock, socket.socket)
     check_instance("uffd", uffd, Userfaultfd)
@@ -128,8 +127,8 @@ def receive(
     Args:
         sock: A connected unix stream socket.
         source: The source of all regions. Each region begins at the offset that the sender names.
-        mode: The mode in which the sender registered the regions: see ``Region``. None is the mode that the message
-            names, or ``"missing"`` if it names none.
+        mode: The mode in which the sender registered the regions (see ``Region``). None takes the mode of the message,
+            or ``"missing"``.
         on_remove: See ``Region``.
 
     Returns:
@@ -137,7 +136,7 @@ def receive(
 
     Raises:
         TimeoutError: No complete message came within 10 seconds.
-        ValueError: The message is not a hand-off. The text names the wrong field.
+        ValueError: The message is not a hand-off. The error names the field.
         ConnectionError: The sender closed the connection.
     """
     check_instance("sock", sock, socket.socket)

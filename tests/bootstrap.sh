@@ -51,7 +51,7 @@ build_stamp() {
     {
         python3 -c 'import sys; print(sys.version, sys.executable)'
         echo "$root"
-        find csrc setup.py pyproject.toml CMakeLists.txt pyuffd/_version.py -type f -print0 | sort -z | xargs -0 cat
+        find csrc setup.py pyproject.toml CMakeLists.txt pyuffd/_version.py pyuffd/_core.pyi -type f -print0 | sort -z | xargs -0 cat
     } | sha256sum
 }
 

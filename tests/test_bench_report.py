@@ -17,7 +17,7 @@ from bench import arms
 from bench.harness.records import RecordError, Records
 from bench.report.answers import answers, balance, headline, is_busy, quiet
 from bench.report.cost_model import fit
-from bench.report.judge import compare, mean_of_logs, noise
+from bench.report.judge import Noise, compare, mean_of_logs, noise
 from bench.report.results import Results, load
 from bench.report.words import seconds, sentence
 from bench.report.write import write
@@ -60,7 +60,7 @@ def test_zero_and_missing_values_lose_no_report(tmp_path: Path) -> None:
     results = write(tmp_path)
     found = compare(results, "ending", "4096 regions", "unregister", "early-close")
     assert found.left_out == 2
-    assert "2 of 12 rounds had no value of both" in sentence(found, 1.0)
+    assert "2 of 12 rounds had no value of both" in sentence(found, Noise())
     benchmark = pyperf.BenchmarkSuite.load(str(tmp_path / "unregister.json")).get_benchmark("ending, 4096 regions")
     assert benchmark.get_nvalue() == 10
     assert benchmark.get_metadata()["values_left_out"] == 2
@@ -105,8 +105,20 @@ def test_nothing_smaller_than_the_noise_is_a_difference(tmp_path: Path) -> None:
         write_case(tmp_path / name, rounds(by, again))
         results = load(tmp_path / name)
         found = compare(results, "ending", "4096 regions", "unregister", "early-close")
-        assert (found.relation(noise(results, "ending")) == "differs") == differs, name
+        assert (found.relation(noise(results, "ending", "4096 regions")) == "differs") == differs, name
         assert ("within noise" in headline(results)) != differs
+
+
+def test_the_control_of_another_case_explains_nothing_away(tmp_path: Path) -> None:
+    spread = (0.999, 1.0, 1.001)
+    write_case(tmp_path, [[times(1, 1)] + [times(1.0, each, 1.2 * each)] * 2 for each in spread], case="1 region")
+    write_case(tmp_path, [[times(1, 1)] + [times(1.0, 1.1 * each)] * 2 for each in spread], control="")
+    results = load(tmp_path)
+    relations = {
+        case: compare(results, "ending", case, "unregister", "early-close").relation(noise(results, "ending", case))
+        for case in ("1 region", "4096 regions")
+    }
+    assert relations == {"1 region": "no difference", "4096 regions": "undecided"}
 
 
 def test_the_answer_in_words(tmp_path: Path) -> None:
@@ -114,7 +126,10 @@ def test_the_answer_in_words(tmp_path: Path) -> None:
     results = load(tmp_path)
     assert headline(results).startswith("4096 regions: early close 1.00 ms, unregister 5.02 ms: 5.02 times, 95 % 4.9")
     assert list(answers(results)) == [
-        sentence(compare(results, "ending", "4096 regions", "unregister", "early-close"), noise(results, "ending"))
+        sentence(
+            compare(results, "ending", "4096 regions", "unregister", "early-close"),
+            noise(results, "ending", "4096 regions"),
+        )
     ]
     assert "wins 1 and loses 0" in balance(results).summary
 
@@ -175,6 +190,9 @@ def test_failures_and_what_was_left_out_are_told(tmp_path: Path, capsys: pytest.
     [
         ('{"kind": "process", "format": 2}\n', "format 2, and this version reads 1: install a newer pyuffd"),
         ("{}}\n{}\n", "line 1 of .* is no JSON"),
+        ("[1]\n", "line 1 of .* is no record"),
+        ('{"kind": "round", "process": 0}\n', "line 1 of .* is no record"),
+        ('{"kind": "round", "process": 0, "case": "a", "round": 0, "values": {}}\n', "a round of 'a' before the case"),
         ("", "has no results"),
     ],
 )

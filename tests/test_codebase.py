@@ -124,7 +124,7 @@ def test_no_python_below_the_bindings(layer: str) -> None:
 
 
 LAYERS = ["linux", "probe", "source", "target", "ending", "serve"]
-ROOMS_OF_SERVE = ["served", "fault", "event", "fill", "adoption", "inline", "end", "handler", "manager"]
+ROOMS_OF_SERVE = ["served", "fault", "event", "fill", "adoption", "inline", "end", "awake", "handler", "manager"]
 
 
 def _place(path: str) -> tuple[int, int]:

@@ -144,11 +144,12 @@ def test_sources_that_do_not_answer(
 
 def test_threads_that_were_left_asleep(kept: Kept, puppet: Puppet) -> None:
     """A thief reads the target's messages, so that nobody would wake the threads behind them."""
-    memory = puppet.do("map", 4 * PAGE, "anonymous")
-    got = puppet.hand_over([(memory, 4 * PAGE, 0, PAGE)], pyuffd.ZeroSource(), keep=True)
-    with pyuffd.serve(got.uffd, got.regions, pid=got.pid) as target:
+    length = 2000 * PAGE  # the manager wins most races
+    memory = puppet.do("map", length, "anonymous")
+    got = puppet.hand_over([(memory, length, 0, PAGE)], pyuffd.ZeroSource(), keep=True)
+    with pyuffd.serve(got.uffd, got.regions, pid=got.pid, fault_around=1) as target:
         puppet.do("steal", False)
-        puppet.do("touch_beside_thief", memory, 4 * PAGE, PAGE)
+        puppet.do("touch_beside_thief", memory, length, PAGE, 1)
         assert puppet.do("end_stealing") > 0
         kept.wait_for(f"WARNING target {target.id}:", "threads that nobody else would have woken")
 

@@ -1,11 +1,8 @@
 """probe(): what this kernel and this user may do, and what to change."""
 
-import ctypes
 import errno
 import json
 import os
-import platform
-import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.child import become_nobody, run_child, tell
 from support.memory import Managed
+from support.seccomp import forbid
 
 import pyuffd
 from pyuffd import Feature, LostWakes, MemoryKind, Probe, Release, _core
@@ -82,7 +80,7 @@ def test_what_is_found_here() -> None:
 
 def test_the_table() -> None:
     lines = str(ALL).splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 17 + len(ALL.wake_up.advice)
     table = {line[:28].strip(): line[29:] for line in lines}
     assert table["kernel"] == "Linux 6.18.44"
     assert table["release generation"] == "retry (by version)"
@@ -151,30 +149,8 @@ def test_an_unprivileged_user() -> None:
     assert device in (0, errno.EACCES, errno.ENOENT)
 
 
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # of BPF
-_SECCOMP_ERRNO, _SECCOMP_ALLOW = 0x00050000, 0x7FFF0000
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
-
-
-def forbid_userfaultfd(number: int) -> None:
-    """Become nobody, under a seccomp filter that answers userfaultfd(2) with this errno."""
-    call = {"x86_64": 323, "aarch64": 282}[platform.machine()]
-    lines = [
-        (_LOAD, 0, 0, 0),
-        (_JUMP_IF_EQUAL, 0, 1, call),
-        (_RETURN, 0, 0, _SECCOMP_ERRNO | number),
-        (_RETURN, 0, 0, _SECCOMP_ALLOW),
-    ]
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
-    described = ctypes.create_string_buffer(struct.pack("HL", len(lines), ctypes.addressof(program)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    become_nobody()
-    assert libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-    assert libc.prctl(_PR_SET_SECCOMP, _FILTER, described, 0, 0) == 0, ctypes.get_errno()
-
-
 def probe_where_it_is_forbidden(number: int) -> None:
-    forbid_userfaultfd(number)
+    forbid("userfaultfd", number)
     found = pyuffd.probe()
     tell([found.syscall, found.user_mode_only, found.usable, found.advice])
     try:
@@ -317,7 +293,7 @@ def test_the_command_without_a_command(tmp_path: Path) -> None:
 
 
 def experiment_where_it_is_forbidden(cache: str) -> None:
-    forbid_userfaultfd(errno.EPERM)
+    forbid("userfaultfd", errno.EPERM)
     os.environ["XDG_CACHE_HOME"] = cache
     release = pyuffd.probe(fresh=True).release
     tell([release.found_by, release.reason, release.lost_wakes])

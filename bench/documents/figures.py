@@ -5,6 +5,7 @@ ratio, interval       QUESTION | CASE | ARM / OTHER [| METRIC]: how many times a
 noise                 QUESTION: by how much an arm may differ from itself
 told, race            KEY: of the machine, as each worker tells it; as the race of closes does
 date                  when the run began
+commit                what was measured, in twelve digits
 part                  ENDING | NUMBER: a constant of what an ending costs the kernel, in the order of cost_model.PARTS
 image                 the bytes of the real program's memory
 left, waked           KERNEL | EXPERIMENT: threads that UNREGISTER left asleep, of so many; such rounds, of so many
@@ -32,7 +33,7 @@ def amount(value: float, unit: str) -> str:
 def compared(sources: Sources, question: str, case: str, arms: str, metric: str = "time") -> Comparison:
     """Two arms, written as ARM / OTHER."""
     arm, _, other = arms.partition(" / ")
-    found = compare(sources.results, question, case, arm, other, metric)
+    found = compare(sources.of(question), question, case, arm, other, metric)
     if math.isnan(found.ratio):
         raise ValueError("nothing can be compared")
     return found
@@ -40,8 +41,9 @@ def compared(sources: Sources, question: str, case: str, arms: str, metric: str 
 
 def _of_values(statistic: str) -> Callable[..., str]:
     def tell(sources: Sources, question: str, case: str, arm: str, metric: str = "time") -> str:
-        values = sources.results.of(question, case, arm, metric)
-        return amount(float(values.agg(statistic)), sources.results.cases[question, case].unit)
+        results = sources.of(question)
+        values = results.of(question, case, arm, metric)
+        return amount(float(values.agg(statistic)), results.cases[question, case].unit)
 
     return tell
 
@@ -56,7 +58,7 @@ def _interval(sources: Sources, *of: str) -> str:
 
 
 def _noise(sources: Sources, question: str) -> str:
-    return f"{noise(sources.results, question) - 1:.1%}"
+    return f"{noise(sources.results, question).ratio - 1:.1%}"
 
 
 def _told(sources: Sources, key: str) -> str:
@@ -70,6 +72,10 @@ def _race(sources: Sources, key: str) -> str:
 
 def _date(sources: Sources, _: str) -> str:
     return sources.results.told("date")[0][:10]
+
+
+def _commit(sources: Sources, _: str) -> str:
+    return _told(sources, "git_commit")[:12]
 
 
 def _part(sources: Sources, ending: str, number: str) -> str:
@@ -111,6 +117,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "told": _told,
     "race": _race,
     "date": _date,
+    "commit": _commit,
     "part": _part,
     "image": _image,
     "left": _left,

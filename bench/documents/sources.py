@@ -17,13 +17,19 @@ class Sources:
 
     Attributes:
         results: Of ``bench --full --rigorous``.
+        default: Of ``bench --only default --rigorous``.
         race: Of ``bench.race``.
         kernels: Of ``bench.kernels``, by the kernels' names.
     """
 
     results: Results
+    default: Results
     race: dict[str, Any]
     kernels: dict[str, Run]
+
+    def of(self, question: str) -> Results:
+        """The run that asked it last."""
+        return self.default if question in {asked for asked, _ in self.default.cases} else self.results
 
     @classmethod
     def load(cls, docs: Path) -> "Sources":
@@ -31,6 +37,7 @@ class Sources:
         runs: Sequence[Run] = read_raw(docs / "results-kernels")
         return cls(
             load(docs / "results"),
+            load(docs / "results-default"),
             json.loads((docs / "results-kernels/race.json").read_text()),
             {run.name: run for run in runs},
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 from scipy import stats
 
+from ..arms import LOOP, POOL, UNPRIVILEGED, WAKE_UP
 from ..kernels._report import tables as tables_of
 from ..report.cost_model import PARTS, cost_model
 from ..report.goals import goals
@@ -74,7 +75,7 @@ def _missed(sources: Sources) -> str:
     """The goals that were not reached, or of which the data does not tell."""
     rows = []
     for goal in goals():
-        found = goal.measured(sources.results)
+        found = goal.measured(sources.of(goal.question))
         verdict = found.verdict(goal.limit, at_most=goal.at_most)
         if verdict != "reached":
             rows.append((goal.what, *_told(found), goal.bound, verdict))
@@ -129,6 +130,22 @@ def _threads(sources: Sources) -> str:
     return markdown(("threads", *arms), rows)
 
 
+def _default(sources: Sources) -> str:
+    """A fault by what a wake-up costs."""
+    arms = (LOOP, POOL, "adopt", "auto", UNPRIVILEGED)
+    results = sources.default
+    rows = {}
+    for info in results.cases_of("default"):
+        if info.parameters.get("setup") != "across" or "wake_up_us" not in info.parameters:
+            continue
+        wake_up = results.median("default", info.name, WAKE_UP)
+        host = " (this host)" * (info.parameters["wake_up_us"] == "of this host")
+        values = (seconds(results.median("default", info.name, arm)) for arm in arms)
+        rows[wake_up] = (seconds(wake_up) + host, *values)
+    header = ("a wake-up", LOOP, POOL, "`adopt`", "`auto`", "`auto`, unprivileged user")
+    return markdown(header, (rows[wake_up] for wake_up in sorted(rows)))
+
+
 def _races(sources: Sources) -> str:
     counts = ["closes", "raced", "accesses", "sigbus", "lost", "wrong"]
     found = pd.DataFrame(sources.race["races"]).groupby("memory")[counts].sum()
@@ -168,6 +185,7 @@ KINDS: dict[str, Callable[[Sources], str]] = {
     "serving": _serving,
     "sizes": _sizes,
     "threads": _threads,
+    "default": _default,
     "races": _races,
     "lost-wakes-counted": _lost_wakes,
     "sleeper": _sleeper,

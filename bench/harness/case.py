@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from .idle import settle
+
 # What is told of a case or a process.
 Metadata = Mapping[str, str | int | float]
 
@@ -63,6 +65,7 @@ class Case:
         rounds: In each process, if not as many as the effort says.
         warmups: Rounds before them that are not counted.
         seconds: About what a round takes; for the estimate of the whole.
+        settles: Whether idle CPUs are brought back to halting before each arm: one may have kept them awake.
         unavailable: Why this machine or user cannot run it; empty where they can.
         time_limit: Seconds for one process; one that needs more hangs.
     """
@@ -77,6 +80,7 @@ class Case:
     rounds: int | None = None
     warmups: int = 1
     seconds: float = 0.3
+    settles: bool = False
     unavailable: str = ""
     time_limit: float = 120.0
 
@@ -86,7 +90,12 @@ class Case:
             every = [*arms, *(Arm(arm.name + AGAIN, arm.measure) for arm in arms if arm.name == self.control)]
             for number in range(-self.warmups, self.rounds or rounds):
                 order.shuffle(every)
-                yield Round(number, {arm.name: arm.sample() for arm in every})
+                yield Round(number, {arm.name: self._sample(arm) for arm in every})
+
+    def _sample(self, arm: Arm) -> Sample:
+        if self.settles:
+            settle()
+        return arm.sample()
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,10 @@ class Pattern:
         _workload.fill_pattern(self.address, length, seed=1)
         self.source = pyuffd.MemorySource(self._mapping.array.data)
 
+    def write(self, path: Path) -> None:
+        """Make a file of them."""
+        self._mapping.array.tofile(path)
+
     @property
     def address(self) -> int:
         """Where the bytes are in this process."""

@@ -21,11 +21,29 @@ FOLDER = "raw"
 
 Record = dict[str, Any]
 
+# What each kind of record has besides its kind.
+_PARTS = {
+    "process": {"process", "seed", "metadata"},
+    "case": {"process", "case", "parameters", "pairs", "unit", "control", "headline"},
+    "round": {"process", "case", "round", "values"},
+    "done": {"process", "case", "business"},
+    "failed": {"process", "case", "why"},
+    "skipped": {"case", "why"},
+}
+
 
 def read_line(line: str) -> Record:
     """Read one record."""
     record: Record = json.loads(line)
     return record
+
+
+def is_record(record: Any) -> bool:
+    """Whether it has what its kind of record has."""
+    if not isinstance(record, dict):
+        return False
+    kind = record.get("kind")
+    return isinstance(kind, str) and kind in _PARTS and _PARTS[kind] <= record.keys()
 
 
 class RecordError(Exception):
@@ -62,9 +80,13 @@ class Records:
                 raise RecordError(
                     f"line {number} of {path} is no JSON: remove the file, or choose another folder"
                 ) from None
-            if record.get("format", FORMAT) > FORMAT:
+            if isinstance(record, dict) and record.get("format", FORMAT) != FORMAT:
                 raise RecordError(
-                    f"{path} has format {record['format']}, and this version reads {FORMAT}: install a newer pyuffd"
+                    f"{path} has format {record['format']!r}, and this version reads {FORMAT}: install a newer pyuffd"
+                )
+            if not is_record(record):
+                raise RecordError(
+                    f"line {number} of {path} is no record of a benchmark: remove the file, or choose another folder"
                 )
             yield record
 

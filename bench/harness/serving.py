@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +37,7 @@ class Serving:
     window: int | Literal["auto"] = 1
     threads: int = 1
     file: str = ""
+    order: Literal["sequential", "random"] = "sequential"
 
     def by_manager(self) -> float:
         """Serve with ``pyuffd.serve``; returns the touchers' seconds per page."""
@@ -58,26 +61,40 @@ class Serving:
         fault_around: int | Literal["auto"] = 1,
         *,
         keep_awake: bool = False,
-        order: Literal["sequential", "random"] = "sequential",
+        opening: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> float:
-        """Serve with ``pyuffd.serve`` threads that are free, as it places its own; returns their seconds per page."""
+        """Serve with ``pyuffd.serve``, which places its own threads; returns the touchers' seconds per page.
+
+        Args:
+            placement: Of the manager.
+            fault_around: Of the target.
+            keep_awake: Of the target.
+            opening: What holds while the manager starts.
+        """
         handoff = self.fresh(pyuffd.Feature.THREAD_ID)
-        with pyuffd.serve(
-            handoff.uffd,
-            handoff.regions,
-            pid=handoff.pid,
-            ending="early-close",
-            fault_around=fault_around,
-            placement=placement,
-            keep_awake=keep_awake,
-            verify=False,
-        ) as served:
-            touched = self.target.touch(threads=self.threads, timed=False, order=order)
+        with opening():
+            served = pyuffd.serve(
+                handoff.uffd,
+                handoff.regions,
+                pid=handoff.pid,
+                ending="early-close",
+                fault_around=fault_around,
+                placement=placement,
+                keep_awake=keep_awake,
+                verify=False,
+            )
+        with served:
+            touched = self.touch()
             served.wait(progress=False)
         return touched.seconds / self.pages
 
-    def by_floor(self, reader: Literal["poll", "read"] = "poll") -> float:
-        """Serve with poll, read and COPY, or a blocking read and COPY; returns the touchers' seconds per page."""
+    def by_floor(self, reader: Literal["poll", "read"] = "poll", workers: int = 0) -> float:
+        """Serve with poll, read and COPY, or a blocking read and COPY; returns the touchers' seconds per page.
+
+        Args:
+            reader: How the loop reads.
+            workers: Threads to which the loop gives each fault; without any it copies itself.
+        """
         if self.window == "auto":
             raise ValueError("the floor has a fixed window")
         handoff = self.fresh()
@@ -94,6 +111,7 @@ class Serving:
                 window=self.window,
                 cpu=next(iter(self.placement.handler), None),
                 reader=reader,
+                workers=workers,
             )
             server.start()
             touched = self.touch()
@@ -139,7 +157,7 @@ class Serving:
 
     def touch(self) -> Touched:
         """Touch all pages once, at the placement."""
-        return self.target.touch(threads=self.threads, cpus=self.placement.touchers, timed=False)
+        return self.target.touch(threads=self.threads, cpus=self.placement.touchers, timed=False, order=self.order)
 
     def fresh(self, features: int = 0) -> Handoff:
         """Have all pages missing again, and memory for them that the host need not give first."""

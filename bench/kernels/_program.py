@@ -1,5 +1,6 @@
 """The static programs that make the experiments, built from this tree."""
 
+import hashlib
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ class Programs:
 def build_programs(cache: Path) -> Programs:
     """Build them in the cache; quick when nothing changed since."""
     require_compiler()
-    build = cache / "program"
+    # CMake's build tree belongs to one checkout.
+    build = cache / f"program-{hashlib.sha256(str(_ROOT).encode()).hexdigest()[:12]}"
     configure = ["cmake", "-S", str(_ROOT), "-B", str(build), "-G", "Ninja", "-DPYUFFD_PYTHON=OFF"]
     subprocess.run([*configure, "-DPYUFFD_LABORATORY=ON"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(

@@ -13,6 +13,7 @@ NAMES = (
     "ending",
     "tails",
     "fault",
+    "default",
     "fill",
     "restore",
     "modes",

@@ -61,6 +61,7 @@ def _case(setup: str, placement: Placement, window: int, threads: int) -> Case:
         control="floor" if setup == "in-process" and placement == SAME and window == threads == 1 else "",
         unavailable=placement.unavailable,
         seconds=0.2,
+        settles=placement in (OTHER, FREE),
     )
 
 
@@ -119,7 +120,8 @@ def _placed_case() -> Case:
         headline=True,
         rounds=3,
         unavailable=OTHER.unavailable,
-        seconds=0.7,
+        seconds=0.85,
+        settles=True,
     )
 
 
@@ -150,7 +152,8 @@ def _adopt_case(threads: int) -> Case:
         partial(_adopt_arms, threads),
         parameters={"setup": "across", "threads": threads, "placement": "floor: all on one CPU; else threads are free"},
         pairs=[(arm, FLOOR) for arm in ("adopt", "auto", LOOP)],
-        seconds=0.6,
+        seconds=0.7,
+        settles=True,
     )
 
 

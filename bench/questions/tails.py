@@ -47,7 +47,7 @@ def cases(_context: Context) -> Sequence[Case]:
                 **APART.metadata,
             },
             pairs=[("unregister", "early-close"), ("early-close", "keep-open"), ("unregister", "keep-open")],
-            control="early-close" if worker == "target" else "",
+            control="early-close",
             headline=True,
             warmups=0,
             rounds=2,

@@ -5,7 +5,6 @@ by the loop that managers use (poll, read and COPY) and by the manager's placeme
 manager and target took together for each, mapping included.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,11 +13,12 @@ from pyuffd import Placement
 
 from ..arms import LOOP, many
 from ..harness.axes import MANY_THREADS, PAGE
-from ..harness.case import Arm, Case, Sample
+from ..harness.case import Arm, Case
+from ..harness.cpu_time import with_cpu_time
 from ..harness.memory import Pattern
 from ..harness.placement import FREE, OTHER
 from ..harness.serving import Serving
-from ..harness.targets import ChildTarget, open_target
+from ..harness.targets import open_target
 from . import Context
 
 _PAGES = 2048
@@ -37,7 +37,8 @@ def _case(threads: int) -> Case:
         pairs=[("auto", LOOP), ("adopt", LOOP), ("adopt", "auto")],
         control=LOOP if threads == 1 else "",
         unavailable=OTHER.unavailable,
-        seconds=0.3,
+        seconds=0.4,
+        settles=True,
     )
 
 
@@ -45,23 +46,10 @@ def _case(threads: int) -> Case:
 def _arms(threads: int) -> Iterator[Sequence[Arm]]:
     source = Pattern(_PAGES * PAGE)
     with open_target("across") as target:
-        if not isinstance(target, ChildTarget):
-            raise TypeError("the target is to be another process")
         serving = Serving(target, source, _PAGES, FREE, threads=threads)
         placements: Sequence[Placement] = ("auto", "adopt")
+        measures: dict[str, Callable[[], float]] = {LOOP: serving.by_floor}
+        measures |= {str(placement): partial(serving.by_placed_manager, placement) for placement in placements}
         yield [
-            Arm(LOOP, partial(_with_cpu_time, target.pid, serving.by_floor)),
-            *(
-                Arm(str(placement), partial(_with_cpu_time, target.pid, partial(serving.by_placed_manager, placement)))
-                for placement in placements
-            ),
+            Arm(name, partial(with_cpu_time, target, measure, _PAGES, "waited")) for name, measure in measures.items()
         ]
-
-
-def _with_cpu_time(target: int, measure: Callable[[], float]) -> Sample:
-    """The seconds per page, and the CPU time that this process and the target burnt for each, mapping included."""
-    clock = (~target << 3) | 2  # of another process: clock_getcpuclockid(3)
-    theirs, ours = time.clock_gettime(clock), time.process_time()
-    seconds = measure()
-    burnt = time.clock_gettime(clock) - theirs + time.process_time() - ours
-    return Sample({"waited": seconds, "burnt": burnt / _PAGES})

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..arms import BARE_SIGBUS, FLOOR, LOOP, filler, read_by
-from .judge import Comparison, compare, noise
+from .judge import Comparison, Noise, compare, noise
 from .results import Results
 from .words import interval, seconds, sentence, times
 
@@ -42,7 +42,7 @@ def _sentence(
 ) -> Iterator[str]:
     found = compare(results, question, case, arm, other, metric)
     if found.ratio == found.ratio:
-        yield sentence(found, noise(results, question, metric), case=words or case)
+        yield sentence(found, noise(results, question, case, metric), case=words or case)
 
 
 def headline(results: Results) -> str:
@@ -50,7 +50,7 @@ def headline(results: Results) -> str:
     for regions in ("4096 regions", "16384 regions", "1024 regions", "64 regions", "1 region"):
         found = compare(results, "ending", regions, "unregister", "early-close")
         if found.ratio == found.ratio:
-            return _headline(found, regions, noise(results, "ending"))
+            return _headline(found, regions, noise(results, "ending", regions))
     for info in results.cases.values():
         rows = results.values
         metrics = rows[(rows.question == info.question) & (rows.case == info.name)].metric.unique()
@@ -58,11 +58,11 @@ def headline(results: Results) -> str:
             found = compare(results, info.question, info.name, arm, other, metric)
             if found.ratio == found.ratio and info.unit == "second":
                 case = f"{info.question}, {info.name}, {metric}"
-                return sentence(found, noise(results, info.question, metric), case=case)
+                return sentence(found, noise(results, info.question, info.name, metric), case=case)
     return "Nothing was measured that can be compared."
 
 
-def _headline(found: Comparison, regions: str, aa: float) -> str:
+def _headline(found: Comparison, regions: str, aa: Noise) -> str:
     text = (
         f"{regions}: early close {seconds(found.other_median)}, unregister {seconds(found.median)}: "
         f"{times(found.ratio)} times, {interval(found)}"
@@ -93,7 +93,7 @@ def balance(results: Results) -> Balance:
         for metric in chosen.metric.unique():
             if not metric.endswith("before"):
                 each = compare(results, info.question, info.name, "unregister", "early-close", metric)
-                relation = each.relation(noise(results, info.question, metric))
+                relation = each.relation(noise(results, info.question, info.name, metric))
                 word = ("wins" if each.ratio > 1 else "loses") if relation == "differs" else str(relation)
                 found.setdefault(word, []).append(each)
     if not found:
@@ -128,7 +128,9 @@ def changes(results: Results) -> str:
 
 def quiet(results: Results) -> str:
     """Whether the machine was quiet, and by how much an arm differed from itself."""
-    controls = {question: noise(results, question) for question in {info.question for info in results.cases.values()}}
+    controls = {
+        question: noise(results, question).ratio for question in {info.question for info in results.cases.values()}
+    }
     told = {question: found for question, found in controls.items() if found > 1.0}
     text = _busy(results)
     if changes(results):

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..arms import COPIES, IMAGE, LOOP, bare, by_continue
+from ..arms import COPIES, IMAGE, LOOP, NATIVE, POOL, UNPRIVILEGED, WAKE_UP, bare, by_continue
 from .drawing import drawn_of
 from .judge import compare
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, figure, lines, point, times_on
@@ -20,7 +20,7 @@ _MODES = {"missing": "missing", "wp": "missing+wp", "minor": "minor"}
 def draw(results: Results) -> Iterator[Drawn]:
     """Draw those whose questions were measured."""
     return drawn_of(
-        results, [placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness]
+        results, [default, placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness]
     )
 
 
@@ -69,6 +69,31 @@ def _single(
     _drawn_against(axes, found, label)
     axes.set_ylabel(ylabel)
     return Drawn(name, title, note, drawn)
+
+
+def default(results: Results) -> Drawn | None:
+    """What a fault costs by the default and by other ways, against what a wake-up costs."""
+    found: _Lines = {}
+    cases = [info for info in results.cases_of("default") if info.parameters.get("setup") == "across"]
+    for info in sorted(cases, key=lambda info: results.median("default", info.name, WAKE_UP)):
+        wake_up = results.median("default", info.name, WAKE_UP)
+        for arm in (POOL, LOOP, UNPRIVILEGED, "auto", "adopt"):
+            values = results.of("default", info.name, arm)
+            if wake_up == wake_up and values.notna().any():
+                found.setdefault(arm, {})[wake_up] = values
+    if "auto" not in found:
+        return None
+    drawn = figure()
+    axes = drawn.add_subplot()
+    axes.set(xscale="log", yscale="log", xlabel="a wake-up of an idle CPU", ylabel="time of a fault")
+    lines(axes, found)
+    times_on(axes.xaxis)
+    times_on(axes.yaxis)
+    axes.legend(fontsize=8)
+    slowest = max(found["auto"])
+    told = [f"{arm} takes {seconds(float(found[arm][slowest].median()))}" for arm in (LOOP, "auto") if arm in found]
+    title = f"Where a wake-up takes {seconds(slowest)}, {' and '.join(told)}"
+    return Drawn("default", title, f"{SPREAD} Wake-ups slower than this host's are emulated.", drawn)
 
 
 def placements(results: Results) -> Drawn | None:
@@ -162,9 +187,13 @@ def meetings(results: Results) -> Drawn | None:
             ending = arm.removesuffix(", bare")
             for number, (count, each) in enumerate(values.items()):
                 point(axes, count, each, ending, across=False, label=ending if number == 0 else "")
-        axes.set(xlabel=label, ylim=(0, None))
+        axes.set(xlabel=label)
         axes.grid(alpha=0.2)
-        times_on(axes.yaxis)
+    left.set(xscale="log", yscale="log")
+    counts_on(left.xaxis, sorted({count for values in vmas.values() for count in values}))
+    right.set_ylim(0, None)
+    times_on(left.yaxis)
+    times_on(right.yaxis)
     left.set_ylabel("time of the bare loop")
     left.legend()
     most = max(next(iter(vmas.values())))
@@ -209,6 +238,7 @@ def scale(results: Results) -> Drawn | None:
             of_metric = _against(results, "scale", axis, ["manager"], metric, choose)
             if of_metric:
                 panel[f"manager, {metric}"] = of_metric["manager"]
+        panel |= _against(results, "scale", axis, [NATIVE], "fill", choose)
         found[axis] = panel
     if not all(found.values()):
         return None

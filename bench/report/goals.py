@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .. import arms
 from ..arms import many
-from ..harness.axes import MANY_THREADS, REGIONS, SETUPS, TARGETS
+from ..harness.axes import CROWDS, MANY_THREADS, REGIONS, SETUPS, SLOW_WAKE_UP, TARGETS
 from .judge import Comparison, compare
 from .results import Results
 
@@ -36,6 +36,7 @@ class Goal:
 def goals() -> Iterator[Goal]:
     """All of them."""
     yield from _fault_goals()
+    yield from _default_goals()
     yield from _ending_goals()
     yield from _fill_goals()
     yield from _restore_goals()
@@ -64,6 +65,23 @@ def _fault_goals() -> Iterator[Goal]:
     for threads in MANY_THREADS:
         case = f"adopt, {many(threads, 'thread')}"
         yield Goal(f"{threads} threads: adopt / floor on one CPU", "fault", case, "adopt", arms.FLOOR, 1.15)
+
+
+def _default_goals() -> Iterator[Goal]:
+    for setup in SETUPS:
+        slow = f"{setup}, wake-ups of {SLOW_WAKE_UP} us"
+        for case in (setup, slow):
+            yield Goal(f"the default, {case}: auto / adopt", "default", case, "auto", "adopt", 1.6)
+            what = f"the default, {case}: auto, unprivileged / adopt"
+            yield Goal(what, "default", case, arms.UNPRIVILEGED, "adopt", 2.5)
+            what = f"the default, {case}: CPU time, auto / adopt"
+            yield Goal(what, "default", case, "auto", "adopt", 2.5, metric="burnt")
+        for loop, limit in ((arms.LOOP, 5), (arms.POOL, 8)):
+            for auto in ("auto", arms.UNPRIVILEGED):
+                what = f"the default, {slow}: {loop} / {auto}"
+                yield Goal(what, "default", slow, loop, auto, limit, at_most=False)
+    for condition in ("both CPUs busy", "one CPU", "a quota of half a CPU"):
+        yield Goal(f"the default, {condition}: auto / free", "default", condition, "auto", "free", 1.05)
 
 
 def _ending_goals() -> Iterator[Goal]:
@@ -106,5 +124,6 @@ def _other_goals() -> Iterator[Goal]:
         "cold file, huge pages moved / bare reads and MOVE", "cold", "in-process", arms.DIRECT, arms.MOVE, 1 / 0.8
     )
     one, each = arms.ONE_HANDLER, arms.HANDLER_EACH
-    what = "p99 of faults beside a target of 512 threads: one handler / one each"
-    yield Goal(what, "fairness", "beside 512 threads", one, each, 1.5, metric="p99")
+    for threads in CROWDS:
+        what = f"p99 of faults beside a target of {threads} threads: one handler / one each"
+        yield Goal(what, "fairness", f"beside {threads} threads", one, each, 1.5, metric="p99")

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arms import LEARNED, LOOP, filler, read_by
 from .drawing import drawn_of
-from .judge import compare
+from .judge import compare, noise
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, dots, figure, lines, look_of, point, times_on
 from .results import CaseInfo, Results, Values
 from .words import interval, seconds, times
@@ -203,9 +203,11 @@ def restore(results: Results) -> Drawn | None:
     found = compare(results, "restore", "at work, 2 fillers", "early-close", read_by(2), "work")
     if not panels or not found.ratio > 0:
         return None
+    relation = found.relation(noise(results, "restore", "at work, 2 fillers", "work"))
     title = (
         "A real program whose memory comes back while it works has touched and compared all of it after "
         f"{times(found.ratio)} times as long as where it waits for a read() by two threads ({interval(found)})"
+        f"{'' if relation == 'differs' else f': {relation}'}"
     )
     drawn = dot_panels(panels, "time from the hand-off", log=False)
     return Drawn("restore", title, f"{SPREAD} {_program(results)}", drawn)

@@ -27,6 +27,19 @@ _LEAST_PROCESSES = 3  # with fewer, there is no interval
 
 
 @dataclass(frozen=True)
+class Noise:
+    """By how much an arm may differ from itself.
+
+    Attributes:
+        ratio: At least 1. A smaller difference between two arms is not called one.
+        own: Whether the control is the case's own. That of other cases cannot explain a difference away.
+    """
+
+    ratio: float = 1.0
+    own: bool = True
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How many times as much one arm takes as another one.
 
@@ -58,21 +71,19 @@ class Comparison:
         """Where the ratio lies with a confidence of 95 %; everywhere where that is not known."""
         return (0.0, math.inf) if math.isnan(self.low) else (self.low, self.high)
 
-    def relation(self, noise: float) -> Relation:
-        """Whether the arms differ by more than chance, and by more than an arm may differ from itself.
-
-        Args:
-            noise: How much an arm may differ from itself, as a ratio of at least 1; see ``noise()``.
-        """
+    def relation(self, noise: Noise) -> Relation:
+        """Whether the arms differ by more than chance, and by more than an arm may differ from itself."""
         if math.isnan(self.ratio):
             return "not measured"
         low, high = self.interval
-        if low > noise or high < 1 / noise:
+        if low > noise.ratio or high < 1 / noise.ratio:
             return "differs"
-        close = max(noise, _CLOSE)
+        close = max(noise.ratio, _CLOSE)
         if not 1 / close <= low <= high <= close:
             return "undecided"
-        return "no difference" if low <= 1 <= high else "within noise"
+        if low <= 1 <= high:
+            return "no difference"
+        return "within noise" if noise.own else "undecided"
 
     def verdict(self, limit: float, *, at_most: bool = True) -> Verdict:
         """Whether the ratio is within the limit; undecided where its interval holds the limit."""
@@ -126,16 +137,16 @@ def mean_of_logs(logs: Values) -> tuple[float, float, float]:
     return ratio, math.exp(logs.mean() - half), math.exp(logs.mean() + half)
 
 
-def noise(results: Results, question: str, metric: str = "time") -> float:
-    """By how much an arm of the question may differ from itself, as a ratio of at least 1: the far end of an interval.
+def noise(results: Results, question: str, case: str = "", metric: str = "time") -> Noise:
+    """By how much an arm may differ from itself: the far end of the interval of the case's own control.
 
-    That is of all controls of the question together; 1 where none has the metric. A smaller difference between two arms
-    is not called one.
+    A case without one takes all controls of its question together, as does the question where no case is named.
     """
+    controlled = [info for info in results.cases_of(question) if info.control]
+    own = [info for info in controlled if info.name == case]
     logs = [
         process_logs(results, question, info.name, info.control, info.control + AGAIN, metric)[0]
-        for info in results.cases_of(question)
-        if info.control
+        for info in own or controlled
     ]
     ratio, low, high = mean_of_logs(np.concatenate([np.empty(0), *logs]))
-    return 1.0 if math.isnan(ratio) or math.isnan(low) else max(1 / low, high, 1.0)
+    return Noise(1.0 if math.isnan(ratio) or math.isnan(low) else max(1 / low, high, 1.0), own=bool(own))

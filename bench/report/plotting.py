@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .words import seconds
 
@@ -33,8 +33,10 @@ _LOOKS: Mapping[str, Look] = {
     "early-close": Look(BLUE, "o"),
     "unregister": Look(ORANGE, "s"),
     "keep-open": Look(GREEN, "^"),
+    "poll loop and a pool": Look(PINK, "X"),
     "poll loop": Look(ORANGE, "s"),
     "adopt": Look(BLUE, "o"),
+    "auto, unprivileged": Look(GREEN, "^"),
     "auto": Look(SKY, "D"),
     "free": Look(SKY, "d"),
     "inline": Look(BLUE, "P"),
@@ -153,9 +155,15 @@ def times_on(axis: "mpl.axis.Axis") -> None:
     axis.set_major_formatter(EngFormatter(unit="s"))
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
-        many = high / low > 200
-        axis.set_major_locator(LogLocator(subs=(1.0,) if many else (1.0, 2.0, 5.0), numticks=20))
+        axis.set_major_locator(_ticks(high / low))
         axis.set_minor_formatter(NullFormatter())
+
+
+def _ticks(ratio: float) -> Locator:
+    """For a logarithmic axis whose end is so many times its beginning."""
+    if ratio < 4:
+        return MaxNLocator(5)
+    return LogLocator(subs=(1.0,) if ratio > 200 else (1.0, 2.0, 5.0), numticks=20)
 
 
 def counts_on(axis: "mpl.axis.Axis", counts: Sequence[float]) -> None:

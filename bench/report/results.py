@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from ..harness.records import Record, RecordError, Records
 Values = npt.NDArray[np.float64]
 
 _COLUMNS = ("question", "case", "arm", "metric", "process", "round", "value")
+
+
+_NONE: "pd.Series[float]" = pd.Series(
+    [], dtype=float, name="value", index=pd.MultiIndex.from_arrays([[], []], names=["process", "round"])
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,13 @@ class Results:
 
     def of(self, question: str, case: str, arm: str, metric: str = "time") -> "pd.Series[float]":
         """Values by (process, round); empty where there are none."""
-        rows = self.values
-        chosen = rows[(rows.question == question) & (rows.case == case) & (rows.arm == arm) & (rows.metric == metric)]
-        found: pd.Series[float] = chosen.set_index(["process", "round"])["value"]
-        return found
+        return self._by_key.get((question, case, arm, metric), _NONE)
+
+    @cached_property
+    def _by_key(self) -> "dict[Any, pd.Series[float]]":
+        """The same for every key at once: a scan of the table for each would take a report a minute."""
+        groups = self.values.groupby(["question", "case", "arm", "metric"], sort=False, observed=True)
+        return {key: rows.set_index(["process", "round"])["value"] for key, rows in groups}
 
     def median(self, question: str, case: str, arm: str, metric: str = "time") -> float:
         """Of all values; NaN where there are none."""
@@ -134,6 +143,8 @@ class _Loader:
             self.rounds[key] = []
             self.failures.pop(key, None)
         elif kind == "round":
+            if key not in self.rounds:
+                raise RecordError(f"{question}.jsonl has a round of {case!r} before the case: remove the file")
             self.rounds[key].append(record)
         elif kind == "done":
             self.business[key] = record["business"]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from .answers import quiet
 from .goals import goals
-from .judge import Comparison, compare, noise
+from .judge import Comparison, Noise, compare, noise
 from .results import Results
 from .words import interval, seconds, times
 
@@ -22,7 +22,7 @@ def of_comparisons(results: Results, *, headline_only: bool) -> pd.DataFrame:
             for metric in _metrics(results, info.question, info.name, arm):
                 found = compare(results, info.question, info.name, arm, other, metric)
                 if not math.isnan(found.ratio):
-                    rows.append(_row(found, noise(results, info.question, metric), info.unit))
+                    rows.append(_row(found, noise(results, info.question, info.name, metric), info.unit))
     columns = ["question", "case", "metric", "arm", "median", "to", "its median", "ratio", "95 %", ""]
     table: pd.DataFrame = pd.DataFrame(rows, columns=columns)
     return table
@@ -37,7 +37,7 @@ def _metrics(results: Results, question: str, case: str, arm: str) -> list[str]:
     return [metric for metric in found if metric in _MAIN]
 
 
-def _row(found: Comparison, aa: float, unit: str) -> tuple[str, ...]:
+def _row(found: Comparison, aa: Noise, unit: str) -> tuple[str, ...]:
     def of(value: float) -> str:
         return seconds(value) if unit == "second" else f"{value:.4g} {unit}s"
 

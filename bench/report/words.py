@@ -4,7 +4,7 @@ import math
 
 from matplotlib.ticker import EngFormatter
 
-from .judge import Comparison
+from .judge import Comparison, Noise
 
 _SECONDS = EngFormatter(unit="s", places=None)
 
@@ -34,7 +34,7 @@ def interval(comparison: Comparison) -> str:
     return f"95 % {times(comparison.low)} to {times(comparison.high)}"
 
 
-def sentence(comparison: Comparison, noise: float, *, case: str = "") -> str:
+def sentence(comparison: Comparison, noise: Noise, *, case: str = "") -> str:
     """How long one arm takes, beside another one, and whether that is a difference."""
     found = comparison
     if math.isnan(found.ratio):

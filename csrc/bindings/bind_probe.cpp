@@ -1,8 +1,10 @@
 #include "bindings/common.hpp"
+#include "engine/linux/dma_latency.hpp"
 #include "engine/linux/features.hpp"
 #include "engine/linux/mapping.hpp"
 #include "engine/linux/userfaultfd.hpp"
 #include "engine/probe/known_release.hpp"
+#include "engine/probe/wake_up.hpp"
 
 namespace uffd::bindings {
 namespace {
@@ -57,6 +59,19 @@ py::dict release_experiment(double lost_wake_seconds) {
   return found;
 }
 
+// Of an idle CPU; of one that is kept awake; and the errno where that is refused.
+std::tuple<std::optional<uint64_t>, std::optional<uint64_t>, int> wake_ups() {
+  return without_gil([]() -> std::tuple<std::optional<uint64_t>, std::optional<uint64_t>, int> {
+    const auto idle = wake_up_ns(Idle::halts);
+    try {
+      const DmaLatency held;
+      return {idle, wake_up_ns(Idle::is_awake), 0};
+    } catch (const SystemError& error) {
+      return {idle, std::nullopt, error.code().value()};
+    }
+  });
+}
+
 }  // namespace
 
 void bind_probe(py::module_& m) {
@@ -65,6 +80,7 @@ void bind_probe(py::module_& m) {
   m.def("release_experiment", &release_experiment, py::arg("lost_wake_seconds"),
         "Find it out, and keep it for this boot.");
   m.def("release_by_version", [] { return name(release_generation(kernel_release())); });
+  m.def("wake_ups", &wake_ups);
   m.def("page_size", &sys::page_size);
   m.def("offered_features", &offered_features);
   m.def("feature_names", &feature_names);

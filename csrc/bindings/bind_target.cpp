@@ -1,6 +1,7 @@
 #include "bindings/choice.hpp"
 #include "bindings/manager_handles.hpp"
 #include "engine/serve/adoption/adoption.hpp"
+#include "engine/serve/awake/vigil.hpp"
 #include "engine/serve/served/statistics.hpp"
 
 namespace uffd::bindings {
@@ -70,6 +71,10 @@ const Choices<Count> kCounts{{"faults", Count::faults},
                              {"lost_wakes", Count::lost_wakes},
                              {"failed", Count::failed}};
 
+const WakefulnessNotes* keeper_notes(const ServedTarget& served) {
+  return served.vigil_notes ? served.vigil_notes->keeper.get() : nullptr;
+}
+
 std::string placement_text(const ServedTarget& served) {
   if (served.inline_faults) return "inline";
   std::string text = "free";
@@ -77,7 +82,16 @@ std::string placement_text(const ServedTarget& served) {
     text = served.adoption ? "adopt: handler and threads on CPU " : "handler on CPU ";
     text += std::to_string(cpu->number());
   }
-  return served.kept_awake ? text + ", idle CPUs kept awake" : text;
+  if (served.kept_awake) return text + ", idle CPUs kept awake";
+  const WakefulnessNotes* const keeper = keeper_notes(served);
+  return keeper ? text + "; " + keeper->text : text;
+}
+
+// CPU time of the handler that looked for faults and found none, and of the manager's warm thread.
+uint64_t awake_ns(const ServedTarget& served) {
+  if (!served.vigil_notes) return 0;
+  const WakefulnessNotes* const keeper = keeper_notes(served);
+  return served.vigil_notes->spun_ns + (keeper ? keeper->warm_cpu_ns.load() : 0);
 }
 
 py::dict stats(const TargetHandle& handle) {
@@ -86,6 +100,8 @@ py::dict stats(const TargetHandle& handle) {
   for (const auto& [name, which] : kCounts)
     result[name.c_str()] = stats.counts[static_cast<size_t>(which)];
   result["placement"] = placement_text(*handle.served);
+  result["wake_ns"] = handle.served->vigil_notes ? handle.served->vigil_notes->wake_ns.load() : 0;
+  result["awake_ns"] = awake_ns(*handle.served);
   const Adoption* const adoption = handle.served->adoption.get();
   result["adopted"] = adoption ? adoption->adopted() : 0;
   result["held"] = adoption ? adoption->held() : 0;

@@ -13,7 +13,7 @@ namespace {
 std::unique_ptr<FloorServer> make_floor_server(int fd, uint64_t start, uint64_t length,
                                                uint64_t source, uint64_t copies, uint64_t page_size,
                                                uint64_t window, const std::string& reader,
-                                               std::optional<int> cpu) {
+                                               std::optional<int> cpu, size_t workers) {
   FloorServerPlan plan;
   plan.fd = fd;
   plan.start = start;
@@ -25,6 +25,7 @@ std::unique_ptr<FloorServer> make_floor_server(int fd, uint64_t start, uint64_t 
   plan.reader = choose<Reader>(
       "reader", reader, {{"poll", Reader::poll}, {"read", Reader::read}, {"spin", Reader::spin}});
   if (cpu) plan.cpu = Cpu(*cpu);
+  plan.workers = workers;
   return std::make_unique<FloorServer>(plan);
 }
 
@@ -52,7 +53,7 @@ void bind_floor_server(py::module_& m) {
       .def(py::init(&make_floor_server), py::arg("fd"), py::kw_only(), py::arg("start"),
            py::arg("length"), py::arg("source"), py::arg("copies"),
            py::arg("page_size") = sys::page_size(), py::arg("window") = defaults.window,
-           py::arg("reader") = "poll", py::arg("cpu") = py::none())
+           py::arg("reader") = "poll", py::arg("cpu") = py::none(), py::arg("workers") = 0)
       .def("start", &FloorServer::start, WithoutGil())
       .def("join", &join, WithoutGil(), "Returns (ns, faults).");
 

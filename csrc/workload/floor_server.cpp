@@ -31,12 +31,15 @@ std::vector<Cpu> list(const std::optional<Cpu>& cpu) {
 }  // namespace
 
 FloorServer::FloorServer(const FloorServerPlan& plan)
-    : plan_(plan), crew_("floor", 1, list(plan.cpu)) {
+    : plan_(plan), crew_("floor", 1 + plan.workers, list(plan.cpu)) {
   check(plan_);
 }
 
 void FloorServer::start() {
-  crew_.start([this](size_t) { serve(); });
+  crew_.start([this](size_t thread) {
+    if (thread > 0) return work();
+    plan_.workers == 0 ? serve() : read_for_workers();
+  });
 }
 
 FloorServed FloorServer::join() {
@@ -55,6 +58,34 @@ void FloorServer::serve() {
     copies += copy_around(message.arg.pagefault.address);
   }
   served_ = {sys::monotonic_ns() - start, faults};
+}
+
+void FloorServer::read_for_workers() {
+  uffd_msg message;
+  uint64_t start = 0;
+  for (uint64_t faults = 0; faults < plan_.copies; ++faults) {
+    receive(message);
+    if (faults == 0) start = sys::monotonic_ns();
+    {
+      const std::lock_guard lock(mutex_);
+      addresses_.push_back(message.arg.pagefault.address);
+      all_given_ = faults + 1 == plan_.copies;
+    }
+    all_given_ ? given_.notify_all() : given_.notify_one();
+  }
+  served_ = {sys::monotonic_ns() - start, plan_.copies};
+}
+
+void FloorServer::work() {
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    given_.wait(lock, [this] { return all_given_ || !addresses_.empty(); });
+    if (addresses_.empty()) return;
+    const uint64_t address = addresses_.front();
+    addresses_.pop_front();
+    lock.unlock();
+    copy_around(address);
+  }
 }
 
 void FloorServer::receive(uffd_msg& message) const {

@@ -1,11 +1,15 @@
-// The shortest loop that serves missing faults: wait, read one message, UFFDIO_COPY.
+// The shortest loop that serves missing faults: wait, read one message, UFFDIO_COPY. With workers,
+// the loop that UMap and others have: one thread reads, and gives each fault to a pool of threads.
 //
 // One thread, the owner, constructs, starts, joins and destroys. The userfaultfd and the memory are
 // the caller's, in use until the join; the userfaultfd has no event features, and nobody else
 // installs pages. Nothing but the last page ends the loop, so that the loop has no check for it.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <mutex>
 #include <optional>
 
 #include "engine/linux/thread.hpp"
@@ -30,6 +34,7 @@ struct FloorServerPlan {
   Reader reader = Reader::poll;
   uint64_t copies = 0;  // after how many successful COPYs to end: the windows that will be touched
   std::optional<Cpu> cpu;
+  size_t workers = 0;  // that COPY what the reader reads; 0: the reader does
 };
 
 struct FloorServed {
@@ -40,6 +45,7 @@ struct FloorServed {
 class FloorServer {
  public:
   // Throws std::invalid_argument, also where the descriptor's O_NONBLOCK does not suit the reader.
+  // With workers one thread touches, so that each message is of a window of its own.
   explicit FloorServer(const FloorServerPlan& plan);
 
   // Once.
@@ -50,12 +56,21 @@ class FloorServer {
 
  private:
   void serve();
+  void read_for_workers();
+  void work();
   void receive(uffd_msg& message) const;
   bool copy_around(uint64_t address) const;
 
   const FloorServerPlan plan_;
-  FloorServed served_;  // written by the thread
-  Crew crew_;           // last: joined before what its thread uses is destroyed
+  FloorServed served_;  // written by the thread that reads
+
+  // Between reader and workers.
+  std::mutex mutex_;
+  std::condition_variable given_;
+  std::deque<uint64_t> addresses_;
+  bool all_given_ = false;
+
+  Crew crew_;  // last: joined before what its thread uses is destroyed
 };
 
 }  // namespace uffd::workload

@@ -2,9 +2,9 @@
 // the size of chunks.
 #include <random>
 
+#include "engine/serve/awake/spinning.hpp"
 #include "engine/serve/fault/fault_streams.hpp"
 #include "engine/serve/fill/chunk_size.hpp"
-#include "engine/serve/handler/spinning.hpp"
 #include "support.hpp"
 
 namespace uffd::test {

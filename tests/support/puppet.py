@@ -229,11 +229,16 @@ class _Marionette:
                 os.preadv(fd, [message], -1, os.RWF_NOWAIT)
                 self._stolen += 1
 
-    def touch_beside_thief(self, address: int, length: int, page: int) -> None:
-        """Have one thread after the other touch a page, each when that of the one before it came or was stolen from."""
+    def touch_beside_thief(self, address: int, length: int, page: int, most: int | None = None) -> None:
+        """Have one thread after the other touch a page, each when that of the one before it came or was stolen from.
+
+        Once the thief has as many messages as it is to have at most, nobody touches any more.
+        """
         self._robbed = []
         for start in range(address, address + length, page):
             before = self._stolen
+            if before == most:
+                break
             toucher = _workload.Toucher([(start, page)], page_size=page, timeline_bins=1)
             toucher.start()
             self._robbed.append(toucher)

@@ -35,6 +35,24 @@ uint64_t number_at(std::string_view text) noexcept {
   return number;
 }
 
+// Fields of /proc/PID/stat, counted from the one behind the name (proc_pid_stat(5)).
+constexpr int kStartTime = 20, kProcessor = 37;
+
+std::optional<uint64_t> stat_number(pid_t thread, int field) noexcept {
+  char buffer[1024];
+  std::string_view text = read_start(task_path(thread, "stat"), buffer);
+  // The name, in parentheses, may hold anything.
+  const size_t name_end = text.rfind(')');
+  if (name_end == std::string_view::npos) return std::nullopt;
+  text.remove_prefix(name_end + 1);
+  for (int word = 0; word < field; ++word) {
+    const size_t space = text.find(' ');
+    if (space == std::string_view::npos) return std::nullopt;
+    text.remove_prefix(space + 1);
+  }
+  return number_at(text);
+}
+
 ino_t pid_namespace(const std::string& process) noexcept {
   struct stat found;
   return ::stat(("/proc/" + process + "/ns/pid").c_str(), &found) == 0 ? found.st_ino : 0;
@@ -83,19 +101,13 @@ cpu_set_t only_cpu(int cpu) noexcept {
   return mask;
 }
 
+int last_cpu_of(pid_t thread) noexcept {
+  const auto cpu = stat_number(thread, kProcessor);
+  return cpu ? static_cast<int>(*cpu) : -1;
+}
+
 uint64_t start_ticks(pid_t thread) noexcept {
-  char buffer[1024];
-  std::string_view text = read_start(task_path(thread, "stat"), buffer);
-  // The name, in parentheses, may hold anything; starttime is the 20th word behind it.
-  const size_t name_end = text.rfind(')');
-  if (name_end == std::string_view::npos) return 0;
-  text.remove_prefix(name_end + 1);
-  for (int word = 0; word < 20; ++word) {
-    const size_t space = text.find(' ');
-    if (space == std::string_view::npos) return 0;
-    text.remove_prefix(space + 1);
-  }
-  return number_at(text);
+  return stat_number(thread, kStartTime).value_or(0);
 }
 
 uint64_t ticks_now() noexcept {

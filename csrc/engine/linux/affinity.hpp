@@ -20,6 +20,9 @@ int set_affinity(pid_t thread, const cpu_set_t& mask) noexcept;
 
 cpu_set_t only_cpu(int cpu) noexcept;
 
+// The CPU on which the thread runs, or ran last; -1 where the thread is gone, or /proc is hidden.
+int last_cpu_of(pid_t thread) noexcept;
+
 // When the thread began, in clock ticks since boot: ids are reused, but an id and a start together
 // name one thread for good. 0 where the thread is gone.
 uint64_t start_ticks(pid_t thread) noexcept;

@@ -1,6 +1,5 @@
 #include "engine/linux/dma_latency.hpp"
 
-#include <cstdint>
 #include <string>
 
 #include "engine/linux/error.hpp"
@@ -13,8 +12,17 @@ constexpr const char* kDevice = "/dev/cpu_dma_latency";
 
 }  // namespace
 
+int open_dma_latency() noexcept {
+  return sys::open(kDevice, O_WRONLY);
+}
+
+int request_dma_latency(int fd, int32_t microseconds) noexcept {
+  const ssize_t written = sys::or_errno(::write(fd, &microseconds, sizeof microseconds));
+  return written < 0 ? static_cast<int>(written) : 0;
+}
+
 DmaLatency::DmaLatency() {
-  const int fd = sys::open(kDevice, O_WRONLY);
+  const int fd = open_dma_latency();
   if (fd < 0) {
     throw UnsupportedError(-fd,
                            std::string("idle CPUs cannot be kept awake: ") + kDevice +
@@ -22,8 +30,8 @@ DmaLatency::DmaLatency() {
                            {kDevice});
   }
   fd_ = Fd(fd);
-  const int32_t microseconds = 0;
-  or_throw(::write(fd_.get(), &microseconds, sizeof microseconds), kDevice);
+  const int error = request_dma_latency(fd, kNoLatency);
+  if (error < 0) throw SystemError(-error, kDevice);
 }
 
 }  // namespace uffd

@@ -23,10 +23,11 @@ bool lacks_descriptor(ssize_t result) noexcept {
 }  // namespace
 
 Handler::Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends, FillPool& fillers,
-                 FetchPool& fetchers)
+                 FetchPool& fetchers, Wakefulness* keeper)
     : cpu_(cpu),
       ends_(ends),
       fillers_(fillers),
+      wait_(mailbox_->fd(), keeper),
       server_(fillers, fetchers, [this](ServedTarget& parent, Userfaultfd child) {
         nursery_.add(parent, std::move(child));
       }) {
@@ -104,11 +105,13 @@ void Handler::take_turn(Charge& charge) {
   if (!charge.pending.empty()) server_.try_again(charge);
   charge.unread = false;
   if (count > 0) {
-    const auto [read_at, done_at] = server_.serve(charge, static_cast<size_t>(count));
-    now_ = done_at;
+    const auto times = server_.serve(charge, static_cast<size_t>(count));
+    now_ = times.done_at;
+    note_served(charge, times);
     last_faulting_ = &charge;
     if (charge.served->adoption) lookout_.expect_review(now_);
-    if (!is_only) learn_cost(charge, (done_at - read_at) / static_cast<uint64_t>(count));
+    if (!is_only)
+      learn_cost(charge, (times.done_at - times.read_at) / static_cast<uint64_t>(count));
     if (static_cast<size_t>(count) == most) turns_.make_ready_again(charge);
   } else if (count != -EAGAIN) {
     read_later(charge, count);
@@ -151,7 +154,9 @@ void Handler::serve_alone(Charge& charge) {
   while (charge.pending.empty() && leaving_ == 0 && !reader_->interrupted()) {
     const ssize_t count = await_messages();
     if (count > 0) {
-      const uint64_t now = server_.serve(charge, static_cast<size_t>(count)).done_at;
+      const auto times = server_.serve(charge, static_cast<size_t>(count));
+      const uint64_t now = times.done_at;
+      note_served(charge, times);
       consider(charge);
       busy = true;
       if (charge.served->adoption) lookout_.expect_review(now);
@@ -168,12 +173,25 @@ void Handler::serve_alone(Charge& charge) {
 
 ssize_t Handler::await_messages() {
   const auto messages = server_.messages();
-  if (!Userfaultfd::may_look()) return reader_->read(messages);
-  const ssize_t count = wait_.spinning().spin([&]() -> ssize_t {
+  if (!Userfaultfd::may_look()) {
+    wait_.vigil().sleeps();
+    return reader_->read(messages);
+  }
+  const ssize_t count = wait_.vigil().watch([&]() -> ssize_t {
     const ssize_t found = reader_->try_read(messages);
     return found == -EAGAIN ? 0 : found;
   });
   return count > 0 ? count : reader_->read(messages);
+}
+
+void Handler::note_served(const Charge& charge, FaultServer::Times times) noexcept {
+  wait_.vigil().served(times.read_at, times.done_at, [&] {
+    const Target& target = charge.served->target;
+    const bool known = (target.uffd().features() & UFFD_FEATURE_THREAD_ID) != 0;
+    const uffd_msg& message = server_.messages().front();
+    return FaultingThread{target.pid(), known ? message.arg.pagefault.feat.ptid : 0,
+                          ::sched_getcpu()};
+  });
 }
 
 int Handler::take_charge(const std::shared_ptr<ServedTarget>& served, Watch watch) noexcept {

@@ -26,7 +26,7 @@ class Handler {
  public:
   // Throws SystemError where the thread cannot be started, or no descriptor is left.
   Handler(const std::string& name, std::optional<Cpu> cpu, EndQueue& ends, FillPool& fillers,
-          FetchPool& fetchers);
+          FetchPool& fetchers, Wakefulness* keeper);
   ~Handler();  // no target may be in its charge any more
 
   // From any thread. The handler serves the target when this returns; throws SystemError where it
@@ -37,6 +37,7 @@ class Handler {
 
   const std::shared_ptr<Mailbox>& mailbox() const noexcept { return mailbox_; }
   const std::optional<Cpu>& cpu() const noexcept { return cpu_; }
+  const std::shared_ptr<VigilNotes>& vigil_notes() noexcept { return wait_.vigil().notes(); }
   size_t targets() const noexcept { return targets_.load(std::memory_order_relaxed); }
 
  private:
@@ -54,6 +55,8 @@ class Handler {
   bool is_alone() const noexcept;
   void serve_alone(Charge& charge);
   ssize_t await_messages();
+  // The faults of a charge were resolved, at these times.
+  void note_served(const Charge& charge, FaultServer::Times times) noexcept;
 
   // Begins to serve the target. 0 or -errno.
   enum class Watch { needed, or_timer };
@@ -77,7 +80,7 @@ class Handler {
 
   std::vector<std::unique_ptr<Charge>> charges_;
   size_t leaving_ = 0;  // of them, those whose ending is decided
-  MessageWait wait_{mailbox_->fd()};
+  MessageWait wait_;
   Turns turns_;
   Nursery nursery_;
   FaultServer server_;

@@ -13,8 +13,8 @@ int milliseconds(uint64_t nanoseconds) noexcept {
 
 }  // namespace
 
-MessageWait::MessageWait(int commands)
-    : epoll_(or_throw(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")) {
+MessageWait::MessageWait(int commands, Wakefulness* keeper)
+    : epoll_(or_throw(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")), vigil_(keeper) {
   const int result = sys::epoll_add(epoll_.get(), commands, EPOLLIN, nullptr);
   if (result < 0) throw SystemError(-result, "epoll_ctl of a handler's eventfd");
 }
@@ -46,8 +46,11 @@ int MessageWait::wait_events(uint64_t nanoseconds, bool spins) noexcept {
                            timeout_ms);
   };
   const int timeout_ms = milliseconds(nanoseconds);
-  if (spins && timeout_ms != 0) {
-    if (const int count = spinning_.spin([&] { return wait(0); }); count != 0) return count;
+  if (timeout_ms == 0) return wait(0);
+  if (!spins) {
+    vigil_.sleeps();
+  } else if (const int count = vigil_.watch([&] { return wait(0); }); count != 0) {
+    return count;
   }
   return wait(timeout_ms);
 }

@@ -6,16 +6,16 @@
 #include <span>
 
 #include "engine/linux/fd.hpp"
+#include "engine/serve/awake/vigil.hpp"
 #include "engine/serve/handler/charge.hpp"
-#include "engine/serve/handler/spinning.hpp"
 
 namespace uffd {
 
 class MessageWait {
  public:
-  // commands: the descriptor of the handler's mailbox, which is waited for, too. Throws
-  // SystemError.
-  explicit MessageWait(int commands);
+  // commands: the descriptor of the handler's mailbox, which is waited for, too. keeper: see Vigil.
+  // Throws SystemError.
+  MessageWait(int commands, Wakefulness* keeper);
 
   // 0 or -errno. The set is edge-triggered: a short read drains a queue, and every later fault is
   // an edge.
@@ -29,7 +29,7 @@ class MessageWait {
   template <typename Ready, typename Ended>
   bool wait(uint64_t nanoseconds, bool spins, Ready ready, Ended ended);
 
-  Spinning& spinning() noexcept { return spinning_; }
+  Vigil& vigil() noexcept { return vigil_; }
 
  private:
   static constexpr uintptr_t kProcessTag = 1;
@@ -38,7 +38,7 @@ class MessageWait {
   int wait_events(uint64_t nanoseconds, bool spins) noexcept;
 
   Fd epoll_;
-  Spinning spinning_;
+  Vigil vigil_;
   std::array<epoll_event, 16> events_;
 };
 

@@ -56,11 +56,13 @@ Manager::Manager(const ManagerOptions& options) : placement_(options.placement.p
     ledger_ = std::make_unique<AdoptionLedger>();
     watcher_ = std::make_unique<AdoptionWatcher>(options.watcher, *ledger_);
   }
+  if (placement_ == Placement::automatic) wakefulness_ = std::make_unique<Wakefulness>();
   fillers_ = std::make_unique<FillPool>(places.fillers, fetchers_);
   ender_ = std::make_unique<Ender>(ends_, fetchers_);
   for (size_t i = 0; i < options.handlers; ++i) {
     handlers_.push_back(std::make_unique<Handler>("uffd-handle-" + std::to_string(i),
-                                                  places.handlers[i], ends_, *fillers_, fetchers_));
+                                                  places.handlers[i], ends_, *fillers_, fetchers_,
+                                                  wakefulness_.get()));
   }
 }
 
@@ -151,6 +153,7 @@ void Manager::place(ServedTarget& served, Handler& handler, const TargetOptions&
   served.handler_cpu = handler.cpu();
   if (options.awake) served.awake.emplace();
   served.kept_awake = options.awake;
+  served.vigil_notes = handler.vigil_notes();
   if (!ledger_) return;
   served.adoption = std::make_shared<Adoption>(
       *ledger_, is_this_process(options) ? ::getpid() : options.pid, *served.handler_cpu);

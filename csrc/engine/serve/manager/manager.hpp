@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/serve/adoption/adoption_watcher.hpp"
+#include "engine/serve/awake/wakefulness.hpp"
 #include "engine/serve/end/ender.hpp"
 #include "engine/serve/fill/fill_pool.hpp"
 #include "engine/serve/handler/handler.hpp"
@@ -100,6 +101,7 @@ class Manager {
   const Placement placement_;
   std::unique_ptr<AdoptionLedger> ledger_;  // under Placement::adopt, like the watcher
   std::unique_ptr<AdoptionWatcher> watcher_;
+  std::unique_ptr<Wakefulness> wakefulness_;  // under Placement::automatic
   // Each member is used by the members below it, which are destroyed first.
   EndQueue ends_;
   FetchPool fetchers_;

@@ -63,6 +63,8 @@ std::shared_ptr<ServedTarget> bear(ServedTarget& parent, Userfaultfd& uffd, Book
     child->mailbox = parent.mailbox;
     child->target.lose_track();
   }
+  child->handler_cpu = parent.handler_cpu;
+  child->vigil_notes = parent.vigil_notes;
   child->parent = parent.weak_from_this();
   add_child(parent, child);
   child->target.take(std::move(uffd));

@@ -32,6 +32,7 @@ struct Charge;
 class InlineFaults;
 class LocalMemory;
 class Mailbox;
+struct VigilNotes;
 
 // What the user chose; constant.
 struct TargetSettings {
@@ -89,12 +90,13 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   std::atomic<bool> fill_wanted{false};  // asked for before the memory was registered
 
   // Set before the target is served. The ender gives these, and the adoption, back.
-  std::shared_ptr<InlineFaults> inline_faults;  // see InlineFaults; else nullptr
-  std::optional<DmaLatency> awake;              // while it is served, where that was asked for
-  std::unique_ptr<ForkHole> fork_hole;          // of memory of this process
-  Fd process;                                   // pidfd of another process
-  std::optional<Cpu> handler_cpu;               // of its handler, where that is held to a CPU
-  bool kept_awake = false;                      // whether awake is or was set
+  std::shared_ptr<InlineFaults> inline_faults;    // see InlineFaults; else nullptr
+  std::optional<DmaLatency> awake;                // while it is served, where that was asked for
+  std::unique_ptr<ForkHole> fork_hole;            // of memory of this process
+  Fd process;                                     // pidfd of another process
+  std::shared_ptr<const VigilNotes> vigil_notes;  // of its handler
+  std::optional<Cpu> handler_cpu;                 // of its handler, where that is held to a CPU
+  bool kept_awake = false;                        // whether awake is or was set
 
   // Of a fork child: its share of the quota of the nursery, which it gives back when it is gone.
   std::shared_ptr<void> books;
