@@ -1,16 +1,17 @@
-"""Manage Linux page faults with userfaultfd at the speed of C++.
+"""Manage Linux page faults with userfaultfd, by threads of C++.
 
-A manager fills the memory of this process, or of another one, page by page when a page is touched, and lets go of it
-by an early close where that is safe (since Linux 4.14, kernel commit 656710a60e36; for all who touch the memory since
-6.15 and its stable backports, commit fe4cdc2c4e24).
+A manager installs the memory of this process, or of another one, page by page when threads touch it. When no page is
+missing, the manager lets go of the memory: by an early close if this is safe. An early close is safe for threads from
+Linux 4.14 on (kernel commit 656710a60e36). It is also safe for accesses by the kernel from Linux 6.15 and its stable
+backports on (commit fe4cdc2c4e24).
 """
 
 try:
     from pyuffd import _core as _core
-except ImportError as error:  # the bare source tree, or another Python's build
+except ImportError as error:  # the source tree without a build, or with the build of another Python
     raise ImportError(
         f"pyuffd's extension module cannot be imported ({error}): build it with 'pip install .' "
-        "in the source tree, or 'pip install -e .' to work on it"
+        "in the source tree, or with 'pip install -e .' to work on pyuffd"
     ) from error
 
 from pyuffd import handoff

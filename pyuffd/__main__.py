@@ -1,4 +1,4 @@
-"""``python -m pyuffd``: the console command."""
+"""Run the console command: ``python -m pyuffd``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Arguments of public functions: each is refused with a sentence that says what it is and what it must be."""
+"""Checks of the arguments of public functions. An error says what an argument is, and what it must be."""
 
 import math
 import numbers
@@ -14,21 +14,21 @@ _SOURCES = (
 
 
 def check_flag(name: str, value: Any) -> None:
-    """It is True or False, and nothing that is like them.
+    """Check that an argument is True or False.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The argument is something else, such as 0 or 1.
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; it must be True or False")
 
 
 def check_word(name: str, value: Any, words: Sequence[str]) -> None:
-    """It is one of a few words.
+    """Check that an argument is one of a few words.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: It is another word.
+        TypeError: The argument is not a text.
+        ValueError: The argument is another word.
     """
     if value not in words:
         kind = ValueError if isinstance(value, str) else TypeError
@@ -36,35 +36,35 @@ def check_word(name: str, value: Any, words: Sequence[str]) -> None:
 
 
 def check_seconds(name: str, value: Any) -> None:
-    """It is a number of seconds, or None.
+    """Check that an argument is a number of seconds, or None.
 
     Raises:
-        TypeError: It is neither.
-        ValueError: It is no number of its type.
+        TypeError: The argument is something else.
+        ValueError: The argument is NaN.
     """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {value!r}; it must be a number of seconds, or None")
     if math.isnan(value):
-        raise ValueError(f"{name} is not a number: give seconds, or None")
+        raise ValueError(f"{name} is nan, which is not a number: give a number of seconds, or None")
 
 
 def check_source(name: str, value: Any, *, optional: bool = False) -> None:
-    """It is a source.
+    """Check that an argument is a source.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The argument is something else.
     """
     if not isinstance(value, Source) and not (optional and value is None):
         raise TypeError(f"{name} is {value!r}; it must be {_SOURCES}")
 
 
 def check_instance(name: str, value: Any, kind: type, article: str = "a") -> None:
-    """It is an object of a public class.
+    """Check that an argument is an object of a public class.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The argument is something else.
     """
     if not isinstance(value, kind):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""What the system says about this process that decides whether it may open a userfaultfd."""
+"""Facts about this process and its system that decide whether the process may open a userfaultfd."""
 
 import os
 import pwd
@@ -19,12 +19,12 @@ class Circumstances:
     """Facts about this process and its system.
 
     Attributes:
-        user: The name of the user, or the number of one without a name.
-        python: The interpreter's file, which capabilities can be given to.
-        kernel_has_device: Whether the kernel makes ``/dev/userfaultfd`` (Linux 6.1), wherever its node is.
-        device_mode_permits: Whether the node's owner and mode let this user read and write it.
-        in_user_namespace: Whether this is another user namespace than the initial one.
-        seccomp_filter: Whether a seccomp filter looks at the system calls of this process.
+        user: The name of the user, or the number of a user without a name.
+        python: The path of the interpreter's file. Capabilities can be given to this file.
+        kernel_has_device: Whether the kernel has ``/dev/userfaultfd`` (Linux 6.1), also if this process cannot see it.
+        device_mode_permits: Whether the owner and the mode of the device let this user read and write it.
+        in_user_namespace: Whether this process is in a user namespace other than the initial one.
+        seccomp_filter: Whether a seccomp filter checks the system calls of this process.
         selinux_enforces: Whether SELinux enforces its policy.
     """
 
@@ -38,7 +38,7 @@ class Circumstances:
 
 
 def circumstances() -> Circumstances:
-    """Read them from /proc and /sys; what cannot be read counts as not so."""
+    """Read the facts from /proc and /sys. A fact that cannot be read is False."""
     status = dict(line.partition(":")[::2] for line in _text("/proc/self/status").splitlines())
     return Circumstances(
         user=_user_name(),

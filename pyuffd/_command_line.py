@@ -16,7 +16,7 @@ from pyuffd._version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0 where something can be served, 1 where nothing can."""
+    """Run the command, and return its exit code: 0 if some memory can be served, and 1 otherwise."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["bench"]:
         return _bench(arguments[1:])
@@ -26,15 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(as_json(found), indent=2) if options.json else found, flush=True)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # nobody reads, or the disk is full
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+    except OSError as error:  # the reader closed the pipe, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for output that is flushed at exit
         print(f"pyuffd: cannot write: {error.strerror}", file=sys.stderr)
         return 1
     return 0 if found.usable else 1
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    """Run the benchmarks, which have options of their own and need more than pyuffd itself does."""
+    """Run the benchmarks. They have options of their own, and need more packages than pyuffd."""
     try:
         bench = importlib.import_module("pyuffd.bench.command_line")
     except ModuleNotFoundError as error:
@@ -69,15 +69,15 @@ def _probed(fresh: bool) -> Probe:
     fresh_found = probe(fresh=True)
     if fresh_found.release.found_by == "experiment" and known_release().found_by != "experiment":
         print(
-            "what was found could not be kept, so ending='auto' goes by the kernel's version: make "
-            "$XDG_CACHE_HOME/pyuffd, or ~/.cache/pyuffd, a folder that this user owns and may write",
+            "the result of the experiment could not be kept, so ending='auto' follows the kernel's version: make "
+            "$XDG_CACHE_HOME/pyuffd, or ~/.cache/pyuffd, a folder that this user owns and may write to",
             file=sys.stderr,
         )
     return fresh_found
 
 
 def as_json(found: Probe) -> dict[str, Any]:
-    """Give what was found in types of JSON: features by name, and refusals by the name of their errno."""
+    """Return the result in types of JSON: features by their names, and refusals by the texts of their errno."""
     return asdict(found) | {
         "features": [str(feature.name) for feature in Feature if feature in found.features],
         "usable": found.usable,

@@ -1,4 +1,4 @@
-"""The manager."""
+"""The extension module: userfaultfds, memory, sources, regions and the manager."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,21 +14,21 @@ __version__: str
 build_type: str
 
 class UnsupportedError(OSError):
-    """What this kernel or this user cannot do; the message names what to change.
+    """This kernel does not support an operation, or does not permit it to this user. The message says what to change.
 
     Attributes:
-        needs: What would permit it, in the kernel's words, such as ``"Linux 6.6"``, ``"CAP_SYS_PTRACE"``,
-            ``"/dev/userfaultfd"``, ``"vm.unprivileged_userfaultfd=1"``, ``"seccomp"`` (a filter to be relaxed) or
-            ``"CONFIG_HUGETLBFS"``. Each of them is enough alone. Empty where no change of the system helps.
+        needs: The names of what would permit the operation, such as ``"Linux 6.6"``, ``"CAP_SYS_PTRACE"``,
+            ``"/dev/userfaultfd"``, ``"vm.unprivileged_userfaultfd=1"``, ``"seccomp"`` (a filter that forbids the call)
+            or ``"CONFIG_HUGETLBFS"``. One of them is enough. Empty if no change of the system helps.
     """
 
     needs: tuple[str, ...]
 
 class MissingPagesError(RuntimeError):
-    """close(missing='raise') met missing pages; the target is served on.
+    """Pages were missing when ``close(missing='raise')`` was called. The manager still serves the target.
 
     Attributes:
-        missing_pages: How many.
+        missing_pages: The number of missing pages.
     """
 
     missing_pages: int
@@ -62,10 +62,10 @@ class _ReleaseFinding(TypedDict):
 def probe() -> _Probe: ...
 def wake_ups() -> tuple[int | None, int | None, int]: ...
 def release() -> _Release:
-    """What is known of this kernel: no experiment."""
+    """Return what is known of this kernel, without an experiment."""
 
 def release_experiment(lost_wake_seconds: float) -> _ReleaseFinding:
-    """Find it out, and keep it for this boot."""
+    """Find out by experiment what this kernel does, and keep the result for this boot."""
 
 def release_by_version() -> str: ...
 def journal_open() -> None: ...
@@ -167,7 +167,7 @@ class Userfaultfd:
     def __init__(self, features: int = 0, user_mode_only: bool | None = None) -> None: ...
     @staticmethod
     def adopt(fd: int) -> Userfaultfd:
-        """Take over a descriptor that another process opened and registered.
+        """Take over a descriptor of a userfaultfd that another process opened and for which it registers memory.
 
         Raises:
             ValueError: The descriptor is not a userfaultfd, or its opener did not call UFFDIO_API. The descriptor is
@@ -181,7 +181,7 @@ class Userfaultfd:
         pages then read as zeros.
 
         Raises:
-            RuntimeError: Another thread is inside a call.
+            RuntimeError: Another thread is inside a call of this userfaultfd.
         """
     @property
     def closed(self) -> bool:
@@ -244,7 +244,8 @@ class Userfaultfd:
     def zeropage(self, start: int, length: int, *, wake: bool = True) -> int:
         """UFFDIO_ZEROPAGE."""
     def writeprotect(self, start: int, length: int, protect: bool, *, wake: bool = True) -> None:
-        """UFFDIO_WRITEPROTECT (Linux 5.7); with ``protect`` the kernel wakes nobody and refuses ``wake=False``."""
+        """UFFDIO_WRITEPROTECT (Linux 5.7). With ``protect=True`` the kernel wakes no thread, and refuses
+        ``wake=False``."""
     def scan_written(self, start: int, length: int, *, protect: bool = False, pid: int = 0) -> list[tuple[int, int]]:
         """PAGEMAP_SCAN (Linux 6.7): find the memory that was written. A userfaultfd with the feature WP_ASYNC must have
         registered the memory for write-protect faults. The kernel resolves these faults itself.
@@ -256,7 +257,7 @@ class Userfaultfd:
             pid: The process that has the memory; 0 is this process.
 
         Returns:
-            (start, length) in bytes, by address.
+            (start, length) of each written range in bytes, in the order of addresses.
 
         Raises:
             OSError: EPERM: the memory is not registered in this way. ENOTTY: the kernel is older than Linux 6.7.
@@ -274,7 +275,7 @@ class Userfaultfd:
         wake: bool = True,
         allow_holes: bool = False,
     ) -> int:
-        """UFFDIO_MOVE (Linux 6.8), in this process only."""
+        """UFFDIO_MOVE (Linux 6.8). The memory must be memory of this process."""
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
@@ -285,7 +286,7 @@ class Mapping:
     Args:
         length: The length in bytes, rounded up to whole pages.
         kind: ``"anonymous"``, ``"memfd"`` or ``"hugetlb"``.
-        shared: MAP_SHARED instead of MAP_PRIVATE.
+        shared: Map with MAP_SHARED instead of MAP_PRIVATE.
 
     Raises:
         OSError: There is not enough memory. For hugetlb the message tells how to reserve pages.
@@ -334,7 +335,7 @@ class Source:
         """The length in bytes."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return a copy of the bytes at ``offset``.
+        """Return a copy of ``length`` bytes from ``offset`` on.
 
         Raises:
             IndexError: The range ends after the end of the source.
@@ -348,7 +349,7 @@ class MemorySource(Source):
         buffer: A C-contiguous buffer. Do not write to it while it is a source: pages can show old or new bytes.
     """
 
-    # An array is no Buffer to numpy's stubs before Python 3.12.
+    # For numpy's stubs, an array is not a Buffer before Python 3.12.
     def __init__(self, buffer: Buffer | npt.NDArray[Any]) -> None: ...
 
 @final
@@ -403,8 +404,8 @@ class SharedImage(Source):
     """The bytes of a source, in one file in memory; see ``pyuffd.SharedImage``.
 
     Args:
-        source: Where the bytes come from.
-        kind: ``"memfd"``, or ``"hugetlb"``.
+        source: The source of the bytes.
+        kind: ``"memfd"`` or ``"hugetlb"``.
     """
 
     def __init__(self, source: Source, *, kind: Literal["memfd", "hugetlb"] = "memfd") -> None: ...
@@ -433,7 +434,7 @@ class SharedImage(Source):
 
 @final
 class Region:
-    """One range of a target's memory.
+    """One range of a target's memory, with the source of its bytes.
 
     Args:
         start: The address in the target.
@@ -507,7 +508,7 @@ class Region:
 
     @property
     def mode(self) -> str:
-        """Which faults are served."""
+        """Which faults pyuffd serves."""
 
     @property
     def on_remove(self) -> str:

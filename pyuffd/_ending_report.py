@@ -1,4 +1,4 @@
-"""How a target was let go."""
+"""The report of an ending."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from pyuffd import _core
 
 @dataclass(frozen=True)
 class EndingReport:
-    """How a target was let go.
+    """How pyuffd let go of a target, and why.
 
     Attributes:
         ending: ``"early-close"`` or ``"unregister"``; ``"keep-open"`` if the userfaultfd is still open.
@@ -41,12 +41,12 @@ class EndingReport:
     collapsed_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: every attribute by its name."""
+        """Return every attribute by its name, for JSON."""
         return asdict(self)
 
 
 def to_report(core: _core.EndingReport) -> EndingReport:
-    """Take over what the engine tells."""
+    """Convert a report of the engine."""
     return EndingReport(
         ending=core.ending,
         reason=core.reason,

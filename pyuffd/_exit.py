@@ -1,4 +1,4 @@
-"""What happens at the exit of the interpreter: missing pages are filled, and then the log is told to its end."""
+"""The exit of the interpreter: pyuffd fills missing pages, and then writes the rest of the log."""
 
 import atexit
 import os
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from pyuffd._target import Target
 
 live: "weakref.WeakSet[Target]" = weakref.WeakSet()
-# keep-open targets after close(): served until stop() or exit, whoever holds them.
+# keep-open targets after close(): they are served until stop() or exit, although no user holds them.
 kept_open: "set[Target]" = set()
 
 
 def fill_all() -> None:
-    """Fill what is missing: the exit closes every userfaultfd, and missing pages would read as zeros."""
+    """Fill all missing pages. They would read as zeros, because the exit closes every userfaultfd."""
     for target in list(live):
-        # A lazy array's memory is this process's own and is served to its very end.
+        # The memory of a lazy array is memory of this process. It is served until the process ends.
         if not target._owns_memory:
             _fill_family(target)
 
@@ -29,18 +29,18 @@ def _fill_family(target: "Target") -> None:
         try:
             target.close(missing="fill")
         except Exception:
-            traceback.print_exc()  # the others are filled all the same
+            traceback.print_exc()  # the other targets are filled, too
     for child in target.children:
         _fill_family(child)
 
 
 def _forget_in_child() -> None:
-    """Forget targets, which are the parent's; the child's copies of their userfaultfds are closed already."""
+    """Forget the targets of the parent. The child has already closed its copies of their userfaultfds."""
     live.clear()
     kept_open.clear()
 
 
-# What is registered last runs first.
+# The function that is registered last runs first.
 atexit.register(listener.end)
 atexit.register(fill_all)
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,10 +1,10 @@
-"""The bits of the userfaultfd uapi, by the names of ``<linux/userfaultfd.h>`` (Linux 6.18)."""
+"""The bits of userfaultfd, with the names of ``<linux/userfaultfd.h>`` (Linux 6.18)."""
 
 from enum import IntFlag
 
 
 class Feature(IntFlag):
-    """``UFFD_FEATURE_*``: what to ask ``Userfaultfd`` for (ioctl_userfaultfd(2))."""
+    """``UFFD_FEATURE_*``: the features of a ``Userfaultfd`` (ioctl_userfaultfd(2))."""
 
     PAGEFAULT_FLAG_WP = 1 << 0
     EVENT_FORK = 1 << 1
@@ -25,11 +25,11 @@ class Feature(IntFlag):
     MOVE = 1 << 16
 
     EVENTS = EVENT_FORK | EVENT_REMAP | EVENT_REMOVE | EVENT_UNMAP
-    """All that a living target does to its memory."""
+    """All event features: fork, and the move, drop and unmap of memory."""
 
 
 class RegisterMode(IntFlag):
-    """``UFFDIO_REGISTER_MODE_*``: which faults ``Userfaultfd.register`` asks to be told of."""
+    """``UFFDIO_REGISTER_MODE_*``: the faults for which ``Userfaultfd.register`` registers memory."""
 
     MISSING = 1 << 0
     WP = 1 << 1
@@ -37,7 +37,7 @@ class RegisterMode(IntFlag):
 
 
 class FaultFlag(IntFlag):
-    """``UFFD_PAGEFAULT_FLAG_*``: the kind of a ``Fault``; none of them is a read of a missing page."""
+    """``UFFD_PAGEFAULT_FLAG_*``: the kind of a ``Fault``. A read of a missing page has none of these bits."""
 
     WRITE = 1 << 0
     WP = 1 << 1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_sigbus() -> None:
-    """Take SIGBUS back from whoever has taken it over from targets that are served inline, and warn."""
+    """If somebody has taken over SIGBUS while targets are served inline, take SIGBUS back, and warn."""
     if _core.regain_sigbus():
         warnings.warn(
             "another handler of SIGBUS was installed (faulthandler.enable(), signal.signal()) while memory is served "

@@ -22,9 +22,9 @@ from pyuffd._target import Target
 
 
 class _LazyMemory:
-    """The memory under a lazy array: its base object, so it lives as long as any view of it.
+    """The memory of a lazy array. It is the base object of the array, so it lives as long as any view of the array.
 
-    Nobody can touch the memory afterwards, so there is nothing to lose: ``owner`` discards its target then.
+    When it is deleted, no thread can touch the memory any more, so ``owner`` discards its target.
     """
 
     def __init__(self, owner: Mapping | _core.ManagedMemory, address: int, target: Target | None, length: int) -> None:
@@ -42,7 +42,7 @@ _manager: _core.Manager | None = None
 
 
 def _shared_manager() -> _core.Manager:
-    """One manager for all lazy arrays of this process."""
+    """Return the manager of all lazy arrays of this process."""
     global _manager
     if _manager is None:
         _manager = make_core(1, 1, "auto")
@@ -90,14 +90,15 @@ def lazy_array(
     check_flag("inline", inline)
     kind = np.dtype(dtype)
     if kind.hasobject:
-        raise ValueError(f"dtype {kind} holds Python objects, whose bytes mean nothing elsewhere")
+        raise ValueError(f"dtype {kind} holds Python objects, which no source can supply: give another dtype")
     if kind.itemsize == 0 or kind.subdtype is not None:
-        raise ValueError(f"dtype {kind!r} has no size of its own: give one as 'S8', and dimensions in the shape")
+        raise ValueError(f"dtype {kind!r} has no size of its own: give a size, as in 'S8', and dimensions in the shape")
     dimensions = _dimensions(shape)
     length = kind.itemsize * math.prod(dimensions)
     if length > source.length:
         raise ValueError(
-            f"an array of {kind} and shape {dimensions} has {length} bytes, but its source has {source.length}"
+            f"an array of {kind} and shape {dimensions} has {length} bytes, but its source has {source.length}: give a "
+            "smaller shape or a longer source"
         )
     if length == 0:
         return np.empty(dimensions, kind)
@@ -124,7 +125,7 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
     if managed == 0:
         mapping.array[:length] = np.frombuffer(source.read(0, length), np.uint8)
         return _LazyMemory(mapping, mapping.address, None, length)
-    # Nothing is written before the memory is registered: that may map a huge page of zeros.
+    # Nothing is written before the memory is registered, because a write can map a huge page of zeros.
     regions = [Region(mapping.address, managed, source)]
     if managed < length:
         regions.append(Region(mapping.address + managed, mapping.page_size, _last_page(source, managed, length)))
@@ -137,7 +138,7 @@ def _lazy_memory(source: Source, length: int, *, inline: bool) -> _LazyMemory:
 
 
 def _last_page(source: Source, offset: int, end: int) -> MemorySource:
-    """Bytes that the source has, and behind them zeros."""
+    """Return a source of the last page: the last bytes of ``source``, and zeros behind them."""
     page = bytearray(PAGESIZE)
     page[: end - offset] = source.read(offset, end - offset)
     return MemorySource(page)

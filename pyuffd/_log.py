@@ -1,7 +1,7 @@
-"""What an operator would want to know, as records of the logger "pyuffd".
+"""The log of the engine, as records of the logger "pyuffd".
 
-The engine's threads write it to a journal, which a thread of Python's reads. That thread is started by the first target
-that is added while somebody listens to the logger: where logging is not set up there is no such thread.
+The engine's threads write to a journal, and one Python thread reads the journal. The first target that is added while
+logging is set up starts this thread. If logging is not set up, there is no such thread.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pyuffd._ending_report import EndingReport, to_report
 logger = logging.getLogger("pyuffd")
 logger.addHandler(logging.NullHandler())
 
-# An entry waits so long for others that continue it.
+# For so long, an entry waits for entries that continue it.
 _JOIN_SECONDS = 0.1
 
 _CAUSES = {
@@ -24,14 +24,14 @@ _CAUSES = {
     "late": "the source did not answer within its deadline",
     "asked": "the target was closed with missing='poison'",
     "unserved": "no descriptor was left to serve this fork child with (raise RLIMIT_NOFILE)",
-    "removed": "the target removed it from shared memory, and nothing tells what it reads as (see on_remove)",
+    "removed": "the target removed it from shared memory, and the kernel does not say how (see on_remove)",
     "outside": "it was registered, and no region describes it (see beyond)",
-    "alias": "it is another place of a page that was poisoned",
+    "alias": "it is another mapping of a page that was poisoned",
 }
 
 
 class _Entry(NamedTuple):
-    """What stands in the journal; start and length in bytes."""
+    """An entry of the journal. ``start`` and ``length`` are in bytes."""
 
     news: str
     target: int
@@ -42,7 +42,7 @@ class _Entry(NamedTuple):
     report: _core.EndingReport | None
 
     def joined(self, later: "_Entry") -> "_Entry | None":
-        """Tell both as one, where pages next to one another were poisoned for the same cause."""
+        """Join two entries into one if they are about neighbouring pages, poisoned for the same cause."""
         next_to_it = self._replace(amount=later.amount, start=self.start + self.length, length=later.length)
         if self.news != "poisoned" or next_to_it != later:
             return None
@@ -57,7 +57,7 @@ class _Listener:
         self._starting = threading.Lock()
 
     def begin(self) -> None:
-        """Start to read, if somebody listens. Where another thread is at it, that is left to it."""
+        """Start to read if logging is set up. If another thread is starting already, leave it to that thread."""
         if self._thread is not None or not _is_heard() or not self._starting.acquire(blocking=False):
             return
         try:
@@ -73,19 +73,19 @@ class _Listener:
             thread.start()
         except (OSError, RuntimeError) as error:
             _core.journal_shut()
-            logger.warning("nothing is told of targets by threads of the engine: %s", error)
+            logger.warning("the log lacks messages of the engine, because no thread can read its journal: %s", error)
             return
         self._thread = thread
 
     def end(self) -> None:
-        """Have what was written told, and end."""
+        """Log all that was written, and end."""
         thread, self._thread = self._thread, None
         if thread is not None:
             _core.journal_shut()
             thread.join()
 
     def forget(self) -> None:
-        """In a fork child, which does not have the thread, nor one that was starting it."""
+        """Forget the thread in a fork child. The child has no reader, and no thread that was starting one."""
         self._thread = None
         self._starting = threading.Lock()
 
@@ -103,7 +103,7 @@ class _Listener:
             elif entry:
                 self._tell(entry)
             if dropped := _core.journal_dropped():
-                logger.warning("%d messages came too fast to be told", dropped)
+                logger.warning("%d log messages were dropped because there were too many", dropped)
 
     def _tell(self, entry: _Entry) -> None:
         number, count = entry.target, entry.amount
@@ -116,9 +116,9 @@ class _Listener:
         elif entry.news == "poisoned":
             logger.warning("target %d: poisoned %s: %s", number, place, _CAUSES[entry.cause])
         elif entry.news == "stuck":
-            logger.error("target %d: %s can be neither supplied nor poisoned: whoever touches it sleeps", number, place)
+            logger.error("target %d: %s can be neither supplied nor poisoned: a touch sleeps", number, place)
         else:
-            logger.warning("target %d: %d threads slept though nobody was going to wake them: woken", number, count)
+            logger.warning("target %d: woke %d threads that nobody else would have woken", number, count)
 
     def _tell_end(self, number: int, missing: int, report: EndingReport | None) -> None:
         level = logging.WARNING if missing or (report and report.poisoned) else logging.INFO
@@ -133,7 +133,7 @@ def _read(seconds: float | None) -> _Entry | None:
 
 
 def _is_heard() -> bool:
-    """Whether some handler gets what this logger is told; its own NullHandler does not count."""
+    """Whether any log handler gets the records of this logger. A NullHandler does not count."""
     current: logging.Logger | None = logger
     while current:
         if any(not isinstance(handler, logging.NullHandler) for handler in current.handlers):

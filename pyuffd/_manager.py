@@ -24,7 +24,7 @@ _PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
 
 
 class Manager:
-    """Handlers and fillers that serve many targets.
+    """The threads that serve many targets: handlers and fillers.
 
     Used as a context manager, it fills and closes every open target when the block is left. The threads end when the
     manager is closed and the last target has ended.
@@ -99,7 +99,7 @@ class Manager:
 
 
 def _close_family(target: Target) -> Iterator[Exception]:
-    """Close a target and its fork children, whatever any of them raises; gives that."""
+    """Close a target and its fork children, and yield the errors that they raise."""
     try:
         target.__exit__(None, None, None)
     except Exception as error:
@@ -174,19 +174,19 @@ def _add(
 
 
 def make_core(handlers: int, fillers: int, placement: Placement) -> _core.Manager:
-    """Make the manager of the engine; the arguments are those of ``Manager``."""
+    """Make the manager of the engine. The arguments are those of ``Manager``."""
     kind, cpus = _placement(placement)
     if kind == "adopt" and not sys.executable:
         raise _core.UnsupportedError(
             errno.ENOSYS,
-            "placement 'adopt' runs a watcher with sys.executable, which is not set: give placement 'auto'",
+            "placement 'adopt' runs a watcher with sys.executable, which is not set: set it, or give placement 'auto'",
         )
     watcher = [sys.executable, "-I", "-S", _watcher.__file__, _core.__file__] if kind == "adopt" else []
     return _core.Manager(handlers=handlers, fillers=fillers, placement=kind, cpus=cpus, watcher=watcher)
 
 
 def _placement(placement: Placement) -> tuple[str, list[int]]:
-    """Give its word, and the CPUs that it names."""
+    """Return the word of a placement, and the CPUs that the placement names."""
     if isinstance(placement, str):
         if placement not in ("auto", "adopt", "free"):
             raise ValueError(f"placement is {placement!r}; it must be {_PLACEMENTS}")

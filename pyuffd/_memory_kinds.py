@@ -1,4 +1,4 @@
-"""What the running kernel's userfaultfd can do with each kind of memory, found by registering some."""
+"""The ioctls that the running kernel permits for each kind of memory, found by registering memory of each kind."""
 
 import os
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ _KINDS: tuple[tuple[str, Literal["anonymous", "memfd", "hugetlb"], bool], ...] =
     ("hugetlb", "hugetlb", False),
 )
 
-# By the number of the ioctl, which is its bit in what UFFDIO_REGISTER returns (<linux/userfaultfd.h>).
+# By the number of the ioctl. UFFDIO_REGISTER returns a bit for each number (<linux/userfaultfd.h>).
 _IOCTLS = {2: "WAKE", 3: "COPY", 4: "ZEROPAGE", 5: "MOVE", 6: "WRITEPROTECT", 7: "CONTINUE", 8: "POISON"}
 
-# These change what happens to faults: not asked for when the others are.
+# These features change what happens at a fault, so they are not asked for together with the others.
 _NOT_ASKED = (
     Feature.EVENT_FORK
     | Feature.EVENT_REMAP
@@ -36,8 +36,9 @@ class MemoryKind:
     Attributes:
         kind: ``"anonymous"``, ``"memfd shared"``, ``"memfd private"`` or ``"hugetlb"``.
         mode: ``"missing"``, ``"wp"`` or ``"minor"``.
-        ioctls: What the range admits, by the names of ioctl_userfaultfd(2); empty where it cannot be registered.
-        refused: Why not; empty where it can.
+        ioctls: The ioctls that the kernel permits on the range (ioctl_userfaultfd(2)). Empty if this kind of memory
+            cannot be registered in this mode.
+        refused: Why the memory cannot be registered. Empty if it can.
     """
 
     kind: str
@@ -47,11 +48,11 @@ class MemoryKind:
 
 
 def memory_kinds(features: Feature, user_mode_only: bool) -> tuple[MemoryKind, ...]:
-    """Register a page of each kind in each mode on throw-away descriptors.
+    """Register a page of each kind of memory in each mode, each with a userfaultfd that is closed again.
 
     Args:
-        features: What ``UFFDIO_API`` offers.
-        user_mode_only: Whether no other userfaultfd may be opened.
+        features: The features that ``UFFDIO_API`` offers.
+        user_mode_only: Whether this user may open only userfaultfds that are user mode only.
     """
     return tuple(
         _register(kind, mode, int(features & ~_NOT_ASKED), user_mode_only) for kind in _KINDS for mode in RegisterMode

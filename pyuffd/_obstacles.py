@@ -1,4 +1,4 @@
-"""What keeps this user from opening a userfaultfd, and the command that changes it."""
+"""What prevents this user from opening a userfaultfd, and the commands that change it."""
 
 import errno
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ Blocked = Literal["everything", "kernel accesses", "fork events"]
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One thing in the way. To take one away of those that block the same is enough.
+    """One obstacle to the use of userfaultfd. Of the obstacles that block the same use, it is enough to remove one.
 
     Attributes:
-        kind: Where it lies.
-        blocks: What it keeps this user from: any userfaultfd; one that serves kernel accesses too; or the feature
-            EVENT_FORK.
-        reason: What stands in the way.
-        command: The command, or the setting, that changes it.
+        kind: The part of the system that has the obstacle.
+        blocks: What this user cannot use: any userfaultfd (``"everything"``), a userfaultfd that serves kernel
+            accesses, too, or the feature EVENT_FORK.
+        reason: Why the use is blocked.
+        command: The command, or the setting, that removes the obstacle.
     """
 
     kind: ObstacleKind
@@ -31,14 +31,14 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Attempts:
-    """How each way of opening went: 0, or the errno with which it was refused.
+    """The result of each way to open a userfaultfd: 0, or the errno of the refusal.
 
     Attributes:
         device: ``/dev/userfaultfd``.
         syscall: userfaultfd(2).
         user_mode_only: userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.
-        fork_events: The feature EVENT_FORK, of whichever could be opened.
-        sysctl: ``vm.unprivileged_userfaultfd``, -1 where the kernel has none.
+        fork_events: The feature EVENT_FORK, on any userfaultfd that could be opened.
+        sysctl: The value of ``vm.unprivileged_userfaultfd``. -1 if the kernel has no such sysctl.
     """
 
     device: int
@@ -49,17 +49,17 @@ class Attempts:
 
     @property
     def usable(self) -> bool:
-        """Whether any way is open."""
+        """Whether any way works."""
         return 0 in (self.device, self.syscall, self.user_mode_only)
 
     @property
     def full(self) -> bool:
-        """Whether a way is open that serves kernel accesses too."""
+        """Whether a way works that serves kernel accesses, too."""
         return 0 in (self.device, self.syscall)
 
 
 def obstacles(attempts: Attempts, found: Circumstances) -> tuple[Obstacle, ...]:
-    """Tell all of them, the ones that block most first."""
+    """Return all obstacles. Those that block most come first."""
     if attempts.syscall == errno.ENOSYS and attempts.sysctl < 0 and not found.kernel_has_device:
         reason = "this kernel was built without CONFIG_USERFAULTFD"
         return (Obstacle("kernel", "everything", reason, "install a kernel with CONFIG_USERFAULTFD=y"),)
@@ -79,14 +79,14 @@ def _obstacles(attempts: Attempts, found: Circumstances) -> Iterator[Obstacle]:
 
 
 def _of_every_call(error: int, found: Circumstances) -> Obstacle:
-    """Tell what refuses userfaultfd(2) even in user mode, which the kernel itself permits everybody."""
+    """Return what refuses userfaultfd(2) even in user mode, which the kernel itself permits to all users."""
     if error == errno.EACCES:
         return _of_selinux("SELinux does not let this domain make a userfaultfd", "everything")
     by = "a seccomp filter" if found.seccomp_filter else "a security module"
     return Obstacle(
         "seccomp",
         "everything",
-        f"{by} forbids userfaultfd(2); the default profile of containers does",
+        f"{by} forbids userfaultfd(2), as the default profile of containers does",
         "docker run --security-opt seccomp=PROFILE.json, a profile that allows userfaultfd (or seccomp=unconfined); "
         "in a systemd service: SystemCallFilter=userfaultfd",
     )
@@ -110,20 +110,20 @@ def _of_device(error: int, blocks: Blocked, found: Circumstances) -> Obstacle:
         reason = "the device cgroup of this container forbids /dev/userfaultfd"
         return Obstacle("device", blocks, reason, in_container)
     if found.device_mode_permits and found.selinux_enforces:
-        return _of_selinux("/dev/userfaultfd permits this user, and SELinux does not", blocks)
+        return _of_selinux("the mode of /dev/userfaultfd permits this user, but SELinux does not", blocks)
     if found.device_mode_permits:
-        reason = "/dev/userfaultfd permits this user, but lies on a mount without devices (nodev)"
+        reason = "the mode of /dev/userfaultfd permits this user, but the device is on a mount with the option nodev"
         return Obstacle("device", blocks, reason, "sudo mount -o remount,dev /dev")
     return Obstacle(
         "device",
         blocks,
-        f"/dev/userfaultfd does not permit the user {found.user} to read and write (a udev rule keeps what is changed)",
+        f"/dev/userfaultfd does not permit the user {found.user} to read and write (a udev rule can keep a change)",
         f"sudo setfacl -m u:{found.user}:rw /dev/userfaultfd",
     )
 
 
 def _of_call(attempts: Attempts, found: Circumstances) -> Iterator[Obstacle]:
-    """Tell what refuses userfaultfd(2) for kernel accesses, where it is permitted in user mode."""
+    """Return what refuses userfaultfd(2) for kernel accesses, if userfaultfd(2) is permitted in user mode."""
     if attempts.sysctl == 0:
         where = " (on the host)" if found.in_user_namespace else ""
         yield Obstacle(
@@ -141,13 +141,13 @@ def _of_capability(blocks: Blocked, found: Circumstances) -> Obstacle:
             "user-namespace",
             blocks,
             "capabilities of a user namespace (a rootless container) do not count: CAP_SYS_PTRACE is needed in the "
-            "initial one",
+            "initial user namespace",
             "run the container as root, with docker run --userns=host --cap-add SYS_PTRACE",
         )
     return Obstacle(
         "capability",
         blocks,
-        "this process lacks CAP_SYS_PTRACE (setcap gives it to all who run this interpreter; in a container: "
+        "this process lacks CAP_SYS_PTRACE (setcap gives it to all users of this interpreter; in a container: "
         "docker run --cap-add SYS_PTRACE)",
         f"sudo setcap cap_sys_ptrace+ep {found.python}",
     )

@@ -108,15 +108,15 @@ def with_options(function: _Function) -> _Function:
 
 
 def for_engine(function: str, options: ServeOptions) -> dict[str, Any]:
-    """Give all options as the engine takes them.
+    """Return all options in the form that the engine takes.
 
     Raises:
-        TypeError: There is no such option, or it is of another type.
-        ValueError: It is of that type, and no value of it.
+        TypeError: There is no such option, or its value has another type.
+        ValueError: The value of an option has the right type, and is not permitted.
     """
     for name in options.keys() - DEFAULTS.keys():
         near = difflib.get_close_matches(name, DEFAULTS, 1)
-        meant = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(DEFAULTS)}"
+        meant = f"did you mean {near[0]!r}?" if near else f"its options are {', '.join(DEFAULTS)}"
         raise TypeError(f"{function} has no option {name!r}: {meant}")
     every: dict[str, Any] = {**DEFAULTS, **options}
     for name, value in every.items():
@@ -137,4 +137,4 @@ def _check(name: str, value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"pid is {value!r}; it must be a number, or None for this process")
         if not 0 < value < 1 << 31:
-            raise ValueError(f"pid is {value}; give that of the target, or None for this process")
+            raise ValueError(f"pid is {value}; give the pid of the target's process, or None for this process")

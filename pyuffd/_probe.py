@@ -1,4 +1,4 @@
-"""What this kernel and this user may do with userfaultfd, and why not."""
+"""What this kernel supports and this user may do with userfaultfd, and what prevents the rest."""
 
 import grp
 import os
@@ -18,7 +18,7 @@ from pyuffd._wake_up import WakeUp, wake_up
 
 @dataclass(frozen=True)
 class Probe:
-    """What ``probe()`` found. ``print()`` gives a table.
+    """The result of ``probe()``. ``print()`` shows it as a table.
 
     Attributes:
         kernel: The running kernel, as ``uname -r`` prints it.
@@ -130,9 +130,9 @@ def _advice(found: Probe) -> str:
     if not found.usable:
         return "nothing can be served: see above what to change"
     if not found.full:
-        return "programs can be served, their system calls on missing pages cannot: see above what to change"
+        return "programs can be served, but their system calls on missing pages cannot: see above what to change"
     if found.fork_events:
-        return "none: everything can be served but forks of targets"
+        return "none: everything can be served except forks of targets"
     return "none: everything can be served"
 
 

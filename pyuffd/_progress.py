@@ -1,4 +1,4 @@
-"""Progress bars of those who wait, shown where a person looks."""
+"""Progress bars of waits, shown on a terminal and in a notebook."""
 
 import io
 import os
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def page_bar(total: int, progress: bool | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar of so many pages; gives what is told how many of them are there.
+    """Show a progress bar, and yield a function that takes the number of installed pages.
 
     Args:
-        total: Pages.
-        progress: Whether to show it; None shows it on a terminal and in a notebook.
+        total: The number of all pages.
+        progress: Whether to show the bar. None shows it on a terminal and in a notebook.
     """
     if not _is_shown(progress):
         yield lambda _: None
         return
-    from tqdm.auto import tqdm  # takes a moment to import, and nobody needs it who sees no bar
+    from tqdm.auto import tqdm  # The import is slow, and only a bar needs it.
 
     with tqdm(total=total, unit="page", unit_scale=True) as bar:
 
@@ -35,17 +35,17 @@ def _is_shown(progress: bool | None) -> bool:
 
 
 def _is_notebook() -> bool:
-    """Whether IPython's kernel, which has no terminal, shows what is written."""
+    """Whether the process is a kernel of IPython, which shows output without a terminal."""
     return "ipykernel" in sys.modules
 
 
 def _has_stderr() -> bool:
-    """Whether anything can be written to it: a daemon has none, or one whose descriptor is closed."""
+    """Whether stderr can be written to. A daemon has no stderr, or one whose descriptor is closed."""
     if sys.stderr is None or sys.stderr.closed:
         return False
     try:
         os.fstat(sys.stderr.fileno())
-    except io.UnsupportedOperation:  # no descriptor that could be closed
+    except io.UnsupportedOperation:  # This stderr has no descriptor.
         return True
     except OSError:
         return False

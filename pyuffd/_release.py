@@ -1,10 +1,10 @@
-"""What the running kernel does when a manager lets go, and how that is known."""
+"""The release generation of the running kernel, and how it was found."""
 
 from dataclasses import dataclass
 
 from pyuffd import _core
 
-# How long UNREGISTER is watched for lost wake-ups. A kernel that loses some may lose none in that time.
+# How long the experiment counts lost wake-ups of UNREGISTER. A kernel that loses some can lose none in this time.
 _LOST_WAKE_SECONDS = 2.0
 
 _EARLY_CLOSE = {
@@ -19,8 +19,8 @@ class LostWakes:
     """How often UNREGISTER left a thread asleep (docs/explanation/unregister-lost-wake.md).
 
     Attributes:
-        rounds: How many times memory was registered and unregistered under threads that read it.
-        lost: Rounds that left a thread asleep. None is no proof that it cannot happen.
+        rounds: The number of times that memory was registered and unregistered while threads read it.
+        lost: The number of rounds that left a thread asleep. 0 does not prove that the kernel loses no wake-ups.
     """
 
     rounds: int
@@ -32,14 +32,15 @@ class Release:
     """What the kernel does when a fault meets a released userfaultfd (docs/explanation/letting-go.md).
 
     Attributes:
-        generation: ``"sigbus"`` (before Linux 4.14), ``"nopage"`` (since commit 656710a60e36) or ``"retry"`` (since
-            commit fe4cdc2c4e24, Linux 6.15 and stable backports).
-        found_by: ``"experiment"``, or ``"version"`` where only the table of versions tells.
-        reason: Why the experiment could not decide, if it was tried now and could not.
-        rounds: Of the experiment, all of which agreed.
-        minor_faults: The most that a thread which met the released userfaultfd took in one round: thousands with
-            nopage (the experiment decides only since Linux 6.6, where it spins), one or two with retry.
-        lost_wakes: Of UNREGISTER without WAKE; None where they were not counted.
+        generation: ``"sigbus"`` (before Linux 4.14), ``"nopage"`` (from commit 656710a60e36 on) or ``"retry"`` (from
+            commit fe4cdc2c4e24 on: Linux 6.15 and stable backports).
+        found_by: ``"experiment"``, or ``"version"`` if only the kernel's version decided.
+        reason: Why the experiment could not decide. Empty if the experiment decided, or was not run now.
+        rounds: The number of rounds of the experiment. All of them had the same result.
+        minor_faults: The largest number of minor faults, in one round, of the thread whose fault met the released
+            userfaultfd. With nopage it is thousands, because the thread spins (the experiment can decide only on Linux
+            6.6 and newer). With retry it is one or two.
+        lost_wakes: The lost wake-ups of UNREGISTER without WAKE. None if they were not counted.
     """
 
     generation: str
@@ -51,12 +52,12 @@ class Release:
 
     @property
     def early_close(self) -> str:
-        """What it means for an early close, in a few words."""
+        """Whether an early close is safe on this kernel, in a few words."""
         return _EARLY_CLOSE[self.generation]
 
     @property
     def lost_wakes_text(self) -> str:
-        """What was seen of UNREGISTER, in a few words."""
+        """Whether UNREGISTER lost wake-ups, in a few words."""
         if self.lost_wakes is None:
             return "not counted ('pyuffd probe --fresh' does, where it can)"
         if self.lost_wakes.lost:
@@ -73,7 +74,7 @@ class Release:
 
 
 def known_release() -> Release:
-    """Tell what an experiment of this boot found, else the table of versions."""
+    """Return the result of an experiment of this boot, or what the kernel's version says if there is no result."""
     known = _core.release()
     return Release(
         generation=known["generation"],
@@ -85,7 +86,10 @@ def known_release() -> Release:
 
 
 def find_release() -> Release:
-    """Find it out by experiment: a few seconds in child processes; kept for this boot if it decided."""
+    """Find the release generation by experiment, which takes a few seconds in child processes.
+
+    If the experiment decides, the result is kept for this boot.
+    """
     found = _core.release_experiment(_LOST_WAKE_SECONDS)
     generation = found["generation"]
     return Release(

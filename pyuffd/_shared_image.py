@@ -29,18 +29,18 @@ class SharedImage(_core.SharedImage):
     """
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
-        """Wait until the image is complete; call ``fill()`` first.
+        """Wait until no page of the image is missing. Call ``fill()`` first.
 
         Args:
-            timeout: Seconds; None waits without end.
-            progress: Show a progress bar on stderr; None shows it on a terminal and in a notebook.
+            timeout: Seconds to wait. None waits without end.
+            progress: Whether to show a progress bar on stderr. None shows it on a terminal and in a notebook.
 
         Returns:
-            False on timeout.
+            False on timeout, and True otherwise.
 
         Raises:
             ValueError: The timeout is NaN.
-            RuntimeError: Nobody fills it, or its source cannot supply some page.
+            RuntimeError: ``fill()`` was not called, or the source cannot supply a page.
         """
         check_seconds("timeout", timeout)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -51,8 +51,8 @@ class SharedImage(_core.SharedImage):
                 tell(pages - self.missing_pages)
                 if done is None:
                     raise RuntimeError(
-                        f"{self.missing_pages} pages of the image are missing, and nobody fills them: call fill(), or "
-                        "see what its source says to read()"
+                        f"{self.missing_pages} pages of the image are missing, and nobody fills them: call fill(). If "
+                        "fill() was called, the source cannot supply them: call the source's read() to see why"
                     )
                 if done or time.monotonic() >= deadline:
                     return done

@@ -97,16 +97,16 @@ class Stats:
     latency_bounds: npt.NDArray[np.uint64] = field(repr=False)
 
     def latency_quantile(self, quantile: float) -> float:
-        """Latency in seconds that this share of the faults did not exceed, to the bucket's width of 12.5 %.
+        """Return the latency that this share of the faults did not exceed, with the buckets' precision of 12.5 %.
 
         Args:
-            quantile: Between 0 and 1, as 0.99.
+            quantile: The share, between 0 and 1: for example, 0.99.
 
         Returns:
-            Seconds; NaN where no fault was served.
+            The latency in seconds. NaN if no fault was served.
 
         Raises:
-            ValueError: It is not between 0 and 1.
+            ValueError: ``quantile`` is not between 0 and 1.
         """
         if not 0 <= quantile <= 1:
             raise ValueError(f"quantile is {quantile}; it must be between 0 and 1")
@@ -117,12 +117,12 @@ class Stats:
         return float(self.latency_bounds[min(bucket, len(self.latency_bounds) - 1)]) * 1e-9
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: every attribute by its name, the arrays as lists."""
+        """Return every attribute by its name, for JSON. Arrays become lists."""
         return {
             name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in asdict(self).items()
         }
 
 
 def to_stats(counters: dict[str, Any]) -> Stats:
-    """Take over what the engine tells."""
+    """Convert the counters of the engine."""
     return Stats(**counters, latency_bounds=_LATENCY_BOUNDS)

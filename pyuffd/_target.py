@@ -19,7 +19,7 @@ Missing = Literal["raise", "fill", "zero", "poison"]
 
 
 class Target:
-    """One address space whose memory is managed, made by ``serve()`` or ``Manager.add()``.
+    """One address space whose memory a manager serves. ``serve()`` and ``Manager.add()`` make targets.
 
     A target ends by itself when no page is missing, unless its ending is ``"keep-open"`` or one of its regions tracks
     writes (``mode="missing+wp"``). Used as a context manager, it fills the missing pages when the block is left, also
@@ -68,7 +68,7 @@ class Target:
 
     @property
     def pages(self) -> int:
-        """How many pages are managed."""
+        """The number of managed pages."""
         return self._core.pages
 
     @property
@@ -117,7 +117,7 @@ class Target:
         """Start to install all missing pages in the background. Returns at once.
 
         Raises:
-            RuntimeError: After ``stop()``.
+            RuntimeError: ``stop()`` was called before.
         """
         check_sigbus()
         if self._report is None:
@@ -151,12 +151,14 @@ class Target:
 
         Raises:
             ValueError: The timeout is NaN.
-            RuntimeError: After ``stop()``.
+            RuntimeError: ``stop()`` was called before.
         """
         check_sigbus()
         check_seconds("timeout", timeout)
         if self._stopped is not None:
-            raise RuntimeError("the target was stopped: nobody serves it, so nothing will come")
+            raise RuntimeError(
+                "the target was stopped, so nobody installs pages: serve the userfaultfd that stop() returned"
+            )
         deadline = None if timeout is None else time.monotonic() + timeout
         with page_bar(self.pages, progress) as tell:
             while True:
@@ -167,7 +169,7 @@ class Target:
                     return done
 
     def stats(self) -> Stats:
-        """Return the counters of this moment."""
+        """Return the current counters."""
         check_sigbus()
         return to_stats(self._core.stats())
 
@@ -186,14 +188,14 @@ class Target:
 
         Raises:
             MissingPagesError: Pages are missing, ``missing`` is ``"raise"``, and the ending is not keep-open.
-            UnsupportedError: This kernel cannot poison.
-            RuntimeError: After ``stop()``.
+            UnsupportedError: This kernel cannot poison pages.
+            RuntimeError: ``stop()`` was called before, or ``registered()`` must be called first.
         """
         check_word("missing", missing, get_args(Missing))
         if self._report is not None:
             return self._report
         if self._stopped is not None:
-            raise RuntimeError("the target was stopped: its userfaultfd is yours again")
+            raise RuntimeError("the target was stopped: close the userfaultfd that stop() returned")
         report = to_report(self._core.close(missing))
         self._closed = True
         if self._core.ended:
@@ -241,7 +243,7 @@ class Target:
             self._release_manager()
 
     def _release_manager(self) -> None:
-        """Let the manager end, once the fork children's have let go too: it fills what those miss."""
+        """Let the manager end when all fork children have released it, too. It fills their missing pages first."""
         for child in self._children.values():
             child._release_manager()
         self._core.release_manager()
@@ -259,7 +261,7 @@ class Target:
             self.close(missing="fill")
 
     def __del__(self) -> None:
-        # An interpreter that failed in __init__ has no _closed.
+        # If __init__ failed, there is no _closed.
         if getattr(self, "_closed", True) or self._owns_memory or self._forked() or self._is_child:
             return
         if not self.ended:
@@ -272,7 +274,7 @@ class Target:
         self.close(missing="fill")
 
     def _forked(self) -> bool:
-        # Not by the live targets: the collector of cycles empties weak references before it calls __del__.
+        # _exit.live cannot answer this: the garbage collector clears weak references before it calls __del__.
         return self._owner != os.getpid()
 
     def __repr__(self) -> str:
@@ -291,5 +293,5 @@ class Target:
         return "this process" if self.pid == self._owner else f"process {self.pid}"
 
     def _limits(self) -> str:
-        """Say what will fail."""
+        """Say which accesses will fail."""
         return ", system calls on missing pages fail (user mode only)" if self.user_mode_only else ""

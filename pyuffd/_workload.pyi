@@ -1,4 +1,4 @@
-"""The measuring side: threads that touch pages and time every access, and the floors."""
+"""The workload of measurements: threads that touch pages and time every access, and the floors."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict, final
@@ -83,7 +83,10 @@ def churn(
     drops: bool = True,
     unmaps: bool = True,
 ) -> _Churned:
-    """Threads that touch, write, drop, move and unmap private anonymous memory of fill_pattern's bytes, and fork."""
+    """Run threads that touch, write, drop, move and unmap private anonymous memory, and that fork.
+
+    The memory has the bytes of ``fill_pattern()``.
+    """
 
 def count_lost_wakes(
     release: Literal["unregister", "unregister-and-wake", "close"],

@@ -30,7 +30,7 @@ REGISTER_MODES: dict[str, RegisterMode] = {
     "missing+wp": RegisterMode.MISSING | RegisterMode.WP,
 }
 
-_MOST_BYTES = 1 << 24  # some 150 000 regions
+_MOST_BYTES = 1 << 24  # about 150 000 regions
 _DEADLINE_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 
@@ -111,7 +111,7 @@ def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[in
         (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
     ]
     sent = sock.sendmsg([text], ancillary)
-    if sent < len(text):  # else the receiver has it all, and may have hung up already
+    if sent < len(text):  # otherwise the receiver has the whole text, and has perhaps closed the connection already
         sock.sendall(text[sent:])
 
 
@@ -122,7 +122,7 @@ def receive(
     mode: Mode | None = None,
     on_remove: OnRemove = "auto",
 ) -> Handoff:
-    """Take a userfaultfd from the target at the other end of a unix stream socket.
+    """Receive a userfaultfd from the target at the other end of a unix stream socket.
 
     Args:
         sock: A connected unix stream socket.
@@ -147,7 +147,7 @@ def receive(
     text, fds, pid = _receive_message(sock)
     try:
         if len(fds) != 1:
-            raise ValueError(f"a hand-off carries one descriptor, but {len(fds)} came")
+            raise ValueError(f"a hand-off has one descriptor, but {len(fds)} came: send it with pyuffd.handoff.send")
         entries = _parse(text)
         options: _Options = {"mode": mode, "on_remove": on_remove}
         regions = [_region(index, entry, source, options) for index, entry in enumerate(entries)]
@@ -159,7 +159,7 @@ def receive(
 
 
 def _receive_message(sock: socket.socket) -> tuple[bytes, list[int], int]:
-    """Read until the text is a whole JSON value: a stream may cut the message anywhere."""
+    """Read until the text is a whole JSON value, because a stream can cut the message anywhere."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     room = socket.CMSG_SPACE(16 * array.array("i").itemsize) + socket.CMSG_SPACE(_CREDENTIALS.size)
     deadline = time.monotonic() + _DEADLINE_SECONDS
@@ -172,10 +172,12 @@ def _receive_message(sock: socket.socket) -> tuple[bytes, list[int], int]:
             fds += [fd for message in ancillary for fd in _descriptors(message)]
             pid = next((_sender(message) for message in ancillary if _sender(message)), pid)
             if not part:
-                raise ConnectionError("the sender hung up before its hand-off was complete")
+                raise ConnectionError("the sender closed the connection before its hand-off was complete")
             text += part
             if len(text) > _MOST_BYTES:
-                raise ValueError(f"a hand-off has at most {_MOST_BYTES} bytes; this one goes on")
+                raise ValueError(
+                    f"a hand-off has at most {_MOST_BYTES} bytes, but this one is longer: send fewer regions"
+                )
             if _is_whole(text):
                 return text, fds, pid
             if time.monotonic() > deadline:
@@ -206,24 +208,24 @@ def _sender(message: tuple[int, int, bytes]) -> int:
 
 
 def _is_whole(text: bytes) -> bool:
-    """Whether the array's last bracket came; what it holds is judged afterwards."""
+    """Whether the last bracket of the array came. The content is checked afterwards."""
     return text.rstrip().endswith(b"]") or not text.lstrip().startswith(b"[")
 
 
 def _parse(text: bytes) -> list[Any]:
     try:
         entries = json.loads(text)
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets in brackets, thousands of them
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
         raise ValueError(f"a hand-off is one JSON array, but this text is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
-        raise ValueError("a hand-off is one JSON array of at least one region")
+        raise ValueError("a hand-off is one JSON array of at least one region: send it with pyuffd.handoff.send")
     return entries
 
 
 def _region(index: int, entry: Any, source: Source | None, options: _Options) -> Region:
     if not isinstance(entry, dict):
         raise ValueError(f"region {index} of the hand-off is not a JSON object")
-    # Firecracker before 1.12 knows page_size_kib only, which holds bytes too, whatever its name says.
+    # Firecracker before 1.12 sends only page_size_kib. In spite of its name, this field is in bytes, too.
     page_size = "page_size" if "page_size" in entry else "page_size_kib"
     try:
         return Region(
@@ -240,10 +242,10 @@ def _region(index: int, entry: Any, source: Source | None, options: _Options) ->
 
 
 def _mode(entry: dict[str, Any], expected: Mode | None) -> Mode:
-    """Of a Firecracker, that tells none, what is expected."""
+    """Return the mode of a region. If the message names no mode, as those of Firecracker, return the expected mode."""
     mode: Mode = entry.get("mode", expected or "missing")
     if expected not in (None, mode):
-        raise ValueError(f"mode is {mode!r}, but receive() was told {expected!r}")
+        raise ValueError(f"mode is {mode!r}, but receive() was told {expected!r}: leave mode out")
     return mode
 
 
@@ -255,12 +257,12 @@ def _number(entry: dict[str, Any], field: str) -> int:
 
 
 def _peer_pid(sock: socket.socket) -> int:
-    """The connector's pid, for a sender that sends no credentials, as Firecracker."""
+    """Return the pid of the process that connected. A sender such as Firecracker sends no credentials."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid: int = _CREDENTIALS.unpack(data)[0]
     if pid in (0, os.getpid()):
         raise ValueError(
-            "the sender's pid is not known: it came without SCM_CREDENTIALS, and SO_PEERCRED names this process or "
-            "none; have the sender connect to a listening socket, or send with pyuffd.handoff.send"
+            "the sender's pid is not known: the hand-off came without SCM_CREDENTIALS, and SO_PEERCRED names this "
+            "process or none. The sender must connect to a listening socket, or use pyuffd.handoff.send"
         )
     return pid

@@ -241,7 +241,7 @@ def test_page_tables_of_one_huge_page_cost_no_other(tmp_path: Path, path: Path) 
         (int(MOVE), "mapped", "anonymous", "whose bytes are at hand"),
         (int(MOVE), "direct", "memfd", "not private anonymous memory"),
         (int(MOVE), "locked", "anonymous", "not locked"),
-        (int(MOVE), "protected", "anonymous", "not of mode='missing'"),
+        (int(MOVE), "protected", "anonymous", "does not have mode='missing'"),
         (int(MOVE), "kept", "anonymous", "on_remove='keep'"),
     ],
 )

@@ -291,8 +291,8 @@ def test_an_array_that_was_touched_whole_ends_by_itself() -> None:
         (SIGBUS, {}, "serve it with inline=True"),
         (SIGBUS, {"inline": True, "ending": "early-close"}, "ending is 'early-close'"),
         (SIGBUS, {"inline": True, "ending": "keep-open"}, "ending is 'keep-open'"),
-        (SIGBUS, {"inline": True, "placement": "adopt"}, "placement 'adopt' is not for it"),
-        (SIGBUS | pyuffd.Feature.EVENT_REMOVE, {"inline": True}, "without event features"),
+        (SIGBUS, {"inline": True, "placement": "adopt"}, "which placement 'adopt' needs"),
+        (SIGBUS | pyuffd.Feature.EVENT_REMOVE, {"inline": True}, "does not permit event features"),
     ],
 )
 def test_what_inline_is_not_for(features: int, options: dict[str, Any], words: str) -> None:
@@ -305,6 +305,6 @@ def test_what_inline_is_not_for(features: int, options: dict[str, Any], words: s
 def test_inline_is_for_missing_pages() -> None:
     memory, uffd = Managed(pages=2, kind="memfd"), pyuffd.Userfaultfd(SIGBUS, user_mode_only=None)
     region = pyuffd.Region(memory.start, memory.length, memory.source, mode="missing+minor")
-    with pytest.raises(ValueError, match="mode='missing' alone"):
+    with pytest.raises(ValueError, match="mode='missing' only"):
         pyuffd.serve(uffd, [region], inline=True)
     uffd.close()

@@ -151,7 +151,7 @@ def test_threads_that_were_left_asleep(kept: Kept, puppet: Puppet) -> None:
         puppet.do("steal", False)
         puppet.do("touch_beside_thief", memory, length, PAGE, 1)
         assert puppet.do("end_stealing") > 0
-        kept.wait_for(f"WARNING target {target.id}:", "slept though nobody was going to wake them")
+        kept.wait_for(f"WARNING target {target.id}:", "threads that nobody else would have woken")
 
 
 @pytest.mark.requires_root
@@ -175,7 +175,7 @@ def test_a_handler_that_is_slow_holds_up_nobody(kept: Kept) -> None:
         for _ in range(1200):
             manager.add(pyuffd.Userfaultfd(), [Managed(pages=1).region()], verify=False).close(missing="zero")
     kept.may_go_on.set()
-    kept.wait_for("messages came too fast to be told")
+    kept.wait_for("log messages were dropped because there were too many")
 
 
 def serve_in_silence() -> None:

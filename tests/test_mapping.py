@@ -50,7 +50,7 @@ def test_no_huge_pages() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((0,), ValueError, "greater than 0"),
+        ((0,), ValueError, "length is 0"),
         ((-5,), ValueError, "length is -5"),
         ((1 << 64,), ValueError, "length is"),
         ((1 << 63,), ValueError, "too large"),

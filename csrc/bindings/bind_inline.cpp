@@ -47,11 +47,13 @@ void touch(const py::object& memory, const py::object& offset, const py::object&
   if (from > whole.length || wanted > whole.length - from) {
     throw std::invalid_argument(std::to_string(wanted) + " bytes from byte " +
                                 std::to_string(from) + " on lie outside a buffer of " +
-                                std::to_string(whole.length) + " bytes");
+                                std::to_string(whole.length) +
+                                " bytes: give a smaller offset or length");
   }
   if (wanted == 0) return;
   if (!without_gil([&] { return install_and_read({whole.start + from, wanted}); }))
-    throw SystemError(EFAULT, "some page is poisoned: its source could not supply it");
+    throw SystemError(
+        EFAULT, "a page is poisoned, or its source cannot supply it: look at the target's report");
 }
 
 }  // namespace

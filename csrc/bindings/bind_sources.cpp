@@ -36,7 +36,8 @@ void call(PyObject* function, uint64_t offset, std::span<std::byte> into) {
     throw py::error_already_set();
   if (static_cast<size_t>(buffer->len) != into.size()) {
     throw py::value_error("read(" + std::to_string(offset) + ", " + std::to_string(into.size()) +
-                          ") returned " + std::to_string(buffer->len) + " bytes");
+                          ") returned " + std::to_string(buffer->len) +
+                          " bytes; it must return as many as its second argument");
   }
   std::memcpy(into.data(), buffer->buf, into.size());
 }
@@ -56,8 +57,10 @@ bool call_from_fetcher(PyObject* function, uint64_t offset, std::span<std::byte>
     if (done) {
       std::memcpy(into.data(), buffer.buf, into.size());
     } else {
-      PyErr_Format(PyExc_ValueError, "read(%llu, %llu) returned %zd bytes", from, wanted,
-                   buffer.len);
+      PyErr_Format(
+          PyExc_ValueError,
+          "read(%llu, %llu) returned %zd bytes; it must return as many as its second argument",
+          from, wanted, buffer.len);
     }
     PyBuffer_Release(&buffer);
   }

@@ -12,11 +12,13 @@
 namespace uffd::bindings {
 
 std::shared_ptr<Userfaultfd> UserfaultfdHandle::use() const {
-  if (taken_) throw std::invalid_argument("this userfaultfd belongs to a target now");
-  if (!uffd_) throw std::invalid_argument("this userfaultfd is closed");
+  if (taken_)
+    throw std::invalid_argument("this userfaultfd belongs to a target now: open another one");
+  if (!uffd_) throw std::invalid_argument("this userfaultfd is closed: open a new one");
   if (!uffd_->is_open()) {
     throw std::invalid_argument(
-        "this userfaultfd belongs to the process that this one was forked from");
+        "this userfaultfd belongs to the process that this one was forked from: open a new one "
+        "here");
   }
   return uffd_;
 }
@@ -24,8 +26,8 @@ std::shared_ptr<Userfaultfd> UserfaultfdHandle::use() const {
 void UserfaultfdHandle::require_idle(const char* call) const {
   if (uffd_.use_count() > 1) {
     throw std::runtime_error(std::string(call) +
-                             ": another thread is inside a call of this userfaultfd, which would "
-                             "keep it from being released: let that call return first");
+                             ": another thread is inside a call of this userfaultfd, so the kernel "
+                             "cannot release it: wait until that call returns");
   }
 }
 
@@ -110,14 +112,16 @@ bool wait_readable(const Userfaultfd& uffd, std::optional<double> timeout) {
 py::list read(const Handle& handle, const py::object& count_of, const py::object& seconds) {
   const int most = small_argument(count_of, "most");
   const std::optional<double> timeout = seconds_argument(seconds, "timeout");
-  if (most == 0) throw std::invalid_argument("most is 0; read at least one message");
-  if (timeout && !(*timeout >= 0)) throw std::invalid_argument("timeout must not be negative");
+  if (most == 0) throw std::invalid_argument("most is 0; it must be at least 1");
+  if (timeout && !(*timeout >= 0))
+    throw std::invalid_argument(
+        "timeout is negative or NaN; it must be a number of seconds, or None");
   const auto uffd = handle.use();
   std::vector<uffd_msg> messages(static_cast<size_t>(most));
   ssize_t count = uffd->read(messages);
   if (count == -EAGAIN && wait_readable(*uffd, timeout)) count = uffd->read(messages);
   if (count < 0 && count != -EAGAIN)
-    throw SystemError(static_cast<int>(-count), "read of a userfaultfd");
+    throw SystemError(static_cast<int>(-count), "cannot read messages of the userfaultfd");
   py::list decoded;
   for (ssize_t i = 0; i < count; ++i) decoded.append(to_python(messages[static_cast<size_t>(i)]));
   return decoded;
@@ -227,7 +231,7 @@ std::vector<std::pair<uint64_t, uint64_t>> written(const Handle& handle, const p
 py::tuple waiting(const Handle& handle) {
   const auto info = read_fdinfo(handle.use()->fd());
   if (!info)
-    throw SystemError(ENOENT, "/proc/self/fdinfo tells nothing of this userfaultfd: mount /proc");
+    throw SystemError(ENOENT, "/proc/self/fdinfo does not show this userfaultfd: mount /proc");
   return py::make_tuple(info->pending, info->total);
 }
 

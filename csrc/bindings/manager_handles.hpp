@@ -35,7 +35,7 @@ class OwnedByProcess {
   const std::shared_ptr<Held>& get() const {
     if (::getpid() != owner_) {
       throw std::runtime_error(
-          "this belongs to the process that this one was forked from: make a new one here");
+          "this object belongs to the process that this one was forked from: make a new one here");
     }
     return held_;
   }

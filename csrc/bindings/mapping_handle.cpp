@@ -75,8 +75,7 @@ void MappingHandle::refuse_if_served(const std::weak_ptr<ServedTarget>& served) 
   without_gil([&] { target.reset(); });
   if (!serving) return;
   throw std::runtime_error("this mapping is served, and its target misses " +
-                           std::to_string(missing) +
-                           " pages: close the target before you close it");
+                           std::to_string(missing) + " pages: close the target first");
 }
 
 std::shared_ptr<SharedMapping> mapping_at(const Range& range) {

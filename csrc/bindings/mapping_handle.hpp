@@ -28,7 +28,7 @@ class MappingHandle {
   explicit MappingHandle(Mapping mapping);
 
   const Mapping& use() const {
-    if (!shared_) throw std::invalid_argument("this mapping is closed");
+    if (!shared_) throw std::invalid_argument("this mapping is closed: make a new one");
     return shared_->mapping;
   }
   bool closed() const { return !shared_; }

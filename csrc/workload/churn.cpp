@@ -279,7 +279,8 @@ void add(Churned& sum, const Churned& part) {
 
 Churned churn(const ChurnPlan& plan) {
   if (plan.threads == 0 || plan.pages < plan.threads)
-    throw std::invalid_argument("a churn needs at least one thread, and a page for each");
+    throw std::invalid_argument(
+        "a churn needs at least one thread, and at least one page for each thread");
   const uint64_t each = plan.pages / plan.threads;
   std::vector<std::unique_ptr<Share>> shares;
   for (unsigned i = 0; i < plan.threads; ++i) {

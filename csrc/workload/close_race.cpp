@@ -31,7 +31,7 @@ const CloseRacePlan& checked(const CloseRacePlan& plan) {
     throw std::invalid_argument("threads must be 1 to 64, not " + std::to_string(plan.threads));
   if (plan.pages == 0) throw std::invalid_argument("pages must be at least 1");
   if (plan.thp && plan.kind != MemoryKind::anonymous)
-    throw std::invalid_argument("thp is for anonymous memory");
+    throw std::invalid_argument("thp=True is for anonymous memory only");
   return plan;
 }
 

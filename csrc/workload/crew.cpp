@@ -43,7 +43,7 @@ Crew::~Crew() {
 }
 
 void Crew::start(std::function<void(size_t)> work) {
-  if (work_) throw std::logic_error("start() may be called once");
+  if (work_) throw std::logic_error("start() can be called only once: make a new object");
   work_ = std::move(work);
   launch();
   at_gate_.wait();

@@ -18,7 +18,8 @@ void map_once(std::atomic<uint64_t>& address, int protection) {
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   void* const mapped = ::mmap(nullptr, kBlankLength, protection, flags, -1, 0);
   if (mapped == MAP_FAILED)
-    throw SystemError(errno, "cannot map 1 GiB of address space that is never written (RLIMIT_AS)");
+    throw SystemError(errno,
+                      "cannot map 1 GiB of address space, which needs no memory: raise RLIMIT_AS");
   uint64_t none = 0;
   if (!address.compare_exchange_strong(none, reinterpret_cast<uint64_t>(mapped)))
     ::munmap(mapped, kBlankLength);

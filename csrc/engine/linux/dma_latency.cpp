@@ -26,7 +26,7 @@ DmaLatency::DmaLatency() {
   if (fd < 0) {
     throw UnsupportedError(-fd,
                            std::string("idle CPUs cannot be kept awake: ") + kDevice +
-                               " cannot be opened for writing; setfacl -m u:NAME:w " + kDevice,
+                               " cannot be opened for writing: run setfacl -m u:NAME:w " + kDevice,
                            {kDevice});
   }
   fd_ = Fd(fd);

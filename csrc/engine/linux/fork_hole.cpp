@@ -155,7 +155,7 @@ ForkHole::ForkHole(const std::vector<Range>& ranges) {
     for (const Range& still : list.left) remove(excluded, still);
     for (const Range& part : excluded) list.give_back(part, list.first);
     throw SystemError(-error, "cannot keep " + range_text(range.start, range.length) +
-                                  " out of fork children (MADV_DONTFORK): is it mapped?");
+                                  " out of fork children (MADV_DONTFORK): map it first");
   }
   list.left = std::move(left);
   list.insert(*this);

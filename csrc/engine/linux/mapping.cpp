@@ -75,16 +75,18 @@ uint64_t page_size_of(MemoryKind kind) {
   if (kind != MemoryKind::hugetlb) return sys::page_size();
   const uint64_t size = hugetlb_page_size();
   if (size == 0)
-    throw UnsupportedError(EOPNOTSUPP, "this kernel has no hugetlb pages (CONFIG_HUGETLBFS)",
+    throw UnsupportedError(EOPNOTSUPP,
+                           "this kernel has no hugetlb pages (CONFIG_HUGETLBFS): give another kind",
                            {"CONFIG_HUGETLBFS"});
   return size;
 }
 
 Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared)
     : page_size_(page_size_of(kind)), owner_(::getpid()) {
-  if (length == 0) throw std::invalid_argument("a mapping's length must be greater than 0");
+  if (length == 0) throw std::invalid_argument("length is 0; a mapping has at least one byte");
   if (length > INT64_MAX - page_size_) {
-    throw std::invalid_argument("a mapping of " + std::to_string(length) + " bytes is too large");
+    throw std::invalid_argument("length is " + std::to_string(length) +
+                                ", which is too large for a mapping");
   }
   length_ = (length + page_size_ - 1) / page_size_ * page_size_;
   int flags = shared ? MAP_SHARED : MAP_PRIVATE;

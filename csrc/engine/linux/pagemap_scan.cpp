@@ -14,10 +14,10 @@ std::string refusal(int error, const Range& range) {
   switch (error) {
     case EPERM:
       return text +
-             ": it is not registered for write-protect faults by a userfaultfd with the feature "
-             "WP_ASYNC";
+             ": the memory is not registered for write-protect faults: register it with a "
+             "userfaultfd that has the feature WP_ASYNC";
     case ENOTTY:
-      return text + ": this kernel lacks it (Linux 6.7)";
+      return text + ": this kernel does not have PAGEMAP_SCAN (Linux 6.7)";
     default:
       return text;
   }

@@ -15,8 +15,9 @@ Userfaultfd Userfaultfd::adopt(Fd fd) {
   const auto info = read_fdinfo(fd.get());
   if (!info) throw std::invalid_argument("descriptor " + number + " is not a userfaultfd");
   if (!(info->features & kFeatureInitialized)) {
-    throw std::invalid_argument("descriptor " + number +
-                                " is a userfaultfd whose UFFDIO_API was not done by its opener");
+    throw std::invalid_argument(
+        "descriptor " + number +
+        " is a userfaultfd whose UFFDIO_API was not done: its owner must call UFFDIO_API");
   }
   const int flags = or_throw(::fcntl(fd.get(), F_GETFL), "fcntl(F_GETFL)");
   or_throw(::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK), "fcntl(F_SETFL)");

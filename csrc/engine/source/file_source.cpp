@@ -63,8 +63,8 @@ void FileSource::try_direct() const {
     return;
   throw UnsupportedError(EINVAL,
                          "the source file '" + path_ +
-                             "' cannot be read past the page cache (O_DIRECT): its file "
-                             "system does not do that; give direct=False",
+                             "' cannot be read past the page cache, because its file "
+                             "system does not support O_DIRECT: give direct=False",
                          {});
 }
 

@@ -27,12 +27,15 @@ uint64_t whole_pages(uint64_t length, uint64_t page_size) {
 }
 
 SourcePtr checked(SourcePtr source) {
-  if (source->length() == 0) throw std::invalid_argument("an image of an empty source");
+  if (source->length() == 0)
+    throw std::invalid_argument(
+        "the source of an image is empty: give a source with at least one byte");
   if (source->length() > INT64_MAX / 2) {
-    throw std::invalid_argument("an image of a source of " + std::to_string(source->length()) +
-                                " bytes: give one whose length is that of its bytes");
+    throw std::invalid_argument("the source of an image has " + std::to_string(source->length()) +
+                                " bytes, which is too many: give a source that has an end");
   }
-  if (source->image()) throw std::invalid_argument("the source is a SharedImage already");
+  if (source->image())
+    throw std::invalid_argument("the source is a SharedImage already: use that image");
   return source;
 }
 
@@ -42,8 +45,8 @@ void check_copies() {
   char from = 0, to = 0;
   const iovec source{&from, 1}, place{&to, 1};
   or_throw(::process_vm_readv(::getpid(), &place, 1, &source, 1, 0),
-           "process_vm_readv of this process, by which hugetlb images are filled: permit it, or "
-           "take kind='memfd'");
+           "process_vm_readv of this process is refused, and hugetlb images need it: permit it, or "
+           "give kind='memfd'");
 }
 
 Fd make_memfd(MemoryKind kind, uint64_t length) {
@@ -196,8 +199,9 @@ void SharedImage::read(uint64_t offset, std::span<std::byte> into) const {
     for (uint64_t page = first; page < end;) {
       const int64_t filled = fill(page * page_size_, (end - page) * page_size_);
       if (filled == -EFAULT)
-        throw SystemError(EFAULT, "the image's source cannot supply its bytes");
-      if (filled == -ENOMEM) throw SystemError(ENOMEM, "no memory for the image's pages");
+        throw SystemError(EFAULT, "the source of the image cannot supply these bytes");
+      if (filled == -ENOMEM)
+        throw SystemError(ENOMEM, "there is no memory for the pages of the image");
       if (filled > 0) page += static_cast<uint64_t>(filled) / page_size_;
     }
   }
@@ -226,7 +230,8 @@ void SharedImage::read_late(uint64_t first, uint64_t end) const {
       if (!deadline) {
         changed_.wait(lock, settled);
       } else if (!changed_.wait_for(lock, *deadline, settled)) {
-        throw SystemError(ETIMEDOUT, "the image's source has not answered within its deadline");
+        throw SystemError(ETIMEDOUT,
+                          "the source of the image has not answered within its deadline");
       }
       continue;
     }

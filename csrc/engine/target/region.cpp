@@ -30,7 +30,7 @@ Region::Region(Range where, SourcePtr from, uint64_t offset, uint64_t size_of_pa
                       "; it must be this system's page size " + std::to_string(sys::page_size()) +
                       " or that of hugetlb memory");
   }
-  if (range.length == 0) refuse(range, "its length is 0");
+  if (range.length == 0) refuse(range, "its length is 0; it must be at least one page");
   if (range.start % page_size != 0 || range.length % page_size != 0) {
     refuse(range, "start and length must be multiples of page_size " + std::to_string(page_size));
   }
@@ -38,12 +38,14 @@ Region::Region(Range where, SourcePtr from, uint64_t offset, uint64_t size_of_pa
     refuse(range, "it wraps around the end of the address space");
   if (!source) {
     if (modes == UFFDIO_REGISTER_MODE_MINOR) return;
-    refuse(range, "it has no source: only minor faults alone are answered from the page cache");
+    refuse(range,
+           "it has no source: give one, or mode='minor' if all its pages are in the page cache");
   }
   if (source_offset > source->length() || range.length > source->length() - source_offset) {
     refuse(range, "its source has " + std::to_string(source->length()) + " bytes; from offset " +
-                      std::to_string(source_offset) + " on it is shorter than the region's " +
-                      std::to_string(range.length));
+                      std::to_string(source_offset) +
+                      " on the source is shorter than the region, which has " +
+                      std::to_string(range.length) + " bytes");
   }
 }
 

@@ -14,21 +14,21 @@ namespace {
 std::string refusal(int error, const Region& region) {
   switch (error) {
     case EBUSY:
-      return "it, or a part of it, is registered with another userfaultfd: unregister or close "
-             "that one first";
+      return "it, or a part of it, is registered with another userfaultfd: unregister it there, or "
+             "close that userfaultfd";
     case EINVAL:
       if (region.minor()) {
-        return "it is not mapped, or it has no page cache, so that it knows no minor faults: map a "
+        return "it is not mapped, or it has no page cache and therefore no minor faults: map a "
                "memfd, shared anonymous memory or hugetlb memory";
       }
-      return "it is not mapped, or it is memory that this kernel cannot manage (a file's mapping; "
-             "hugetlb memory "
-             "needs page_size to be that of its pool)";
+      return "it is not mapped, or this kernel cannot serve it (a mapping of a file; hugetlb "
+             "memory whose page_size is not that of its pool)";
     case EPERM:
-      return "it may not be written (a shared mapping of a file opened for reading)";
+      return "it cannot be made writable (a shared mapping of a file that was opened for reading): "
+             "open the file for writing, too";
     case ENOMEM:
       return "its process has ended, or has as many memory maps as the sysctl vm.max_map_count "
-             "allows";
+             "permits: raise the sysctl";
     default:
       return errno_text(error);
   }
@@ -77,10 +77,11 @@ bool overlaps_any(const std::vector<Range>& sorted, const Range& range) {
 void decide_on_remove(Region& region) {
   if (region.on_remove != OnRemove::decide) return;
   if (region.shared && !(offered_features() & UFFD_FEATURE_POISON)) {
-    refuse_mode(region,
-                "it is shared, so that nobody can tell what becomes of its missing pages when "
-                "they are removed, and this kernel cannot poison them (Linux 6.6): give on_remove",
-                {"Linux 6.6"});
+    refuse_mode(
+        region,
+        "it is shared memory, so the kernel does not say how the target removes a page, and this "
+        "kernel cannot poison the page (Linux 6.6): give on_remove='keep' or 'zero'",
+        {"Linux 6.6"});
   }
   region.on_remove = region.shared ? OnRemove::poison : OnRemove::zero;
 }
@@ -109,8 +110,8 @@ void check_modes(const Userfaultfd& uffd, const RegionTable& regions) {
                   {"Linux 5.7"});
     if (uffd.features() & UFFD_FEATURE_WP_ASYNC) {
       refuse_mode(region,
-                  "with the feature WP_ASYNC no write-protect fault is told: open the userfaultfd "
-                  "without it, or ask Userfaultfd.scan_written",
+                  "with the feature WP_ASYNC the kernel reports no write-protect fault: open the "
+                  "userfaultfd without the feature, or call Userfaultfd.scan_written()",
                   {});
     }
   }

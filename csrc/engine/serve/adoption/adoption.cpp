@@ -18,16 +18,16 @@ void check_permission(pid_t process, int cpu) {
   if (!mask) return;  // the process is about to end
   if (!CPU_ISSET(static_cast<size_t>(cpu), &*mask)) {
     throw std::invalid_argument(
-        "placement 'adopt' would hold the threads of process " + std::to_string(process) +
-        " on CPU " + std::to_string(cpu) +
-        ", which is not in that process's affinity mask: give placement=[...] of CPUs of it");
+        "placement 'adopt' would bind the threads of process " + std::to_string(process) +
+        " to CPU " + std::to_string(cpu) +
+        ", which is not in the affinity mask of that process: give placement=[...] of CPUs in it");
   }
   if (set_affinity(process, *mask) == -EPERM) {
-    throw UnsupportedError(
-        EPERM,
-        "placement 'adopt' may not change the affinity of process " + std::to_string(process) +
-            ", which is another user's: it needs CAP_SYS_NICE; or give placement 'auto'",
-        {"CAP_SYS_NICE"});
+    throw UnsupportedError(EPERM,
+                           "placement 'adopt' may not change the affinity of process " +
+                               std::to_string(process) +
+                               " of another user: grant CAP_SYS_NICE, or give placement 'auto'",
+                           {"CAP_SYS_NICE"});
   }
 }
 

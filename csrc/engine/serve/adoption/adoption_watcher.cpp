@@ -50,8 +50,9 @@ pid_t spawn(const std::vector<std::string>& command, const SpawnActions& actions
   posix_spawnattr_destroy(&attributes);
   if (error != 0) {
     throw SystemError(error,
-                      "placement 'adopt' could not start its watcher, " + command[0] +
-                          ": it gives threads their affinity back if this process is killed");
+                      "placement 'adopt' cannot start its watcher, " + command[0] +
+                          ", which gives threads their affinity back if this process is killed: "
+                          "give placement 'auto'");
   }
   return child;
 }
@@ -61,7 +62,7 @@ pid_t spawn(const std::vector<std::string>& command, const SpawnActions& actions
 AdoptionWatcher::AdoptionWatcher(const std::vector<std::string>& command,
                                  const AdoptionLedger& ledger) {
   const Fd process = open_pidfd(::getpid());
-  if (!process) throw SystemError(errno, "pidfd_open of this process");
+  if (!process) throw SystemError(errno, "cannot open a pidfd of this process");
   SpawnActions actions;
   std::vector<std::string> whole = command;
   std::vector<Fd> held;
@@ -78,7 +79,8 @@ AdoptionWatcher::AdoptionWatcher(const std::vector<std::string>& command,
   }
   if (waited[0].revents & POLLIN) return;
   ::waitpid(child_, nullptr, 0);
-  throw SystemError(ECHILD, "the watcher of placement 'adopt', " + command[0] + ", ended at once");
+  throw SystemError(ECHILD, "the watcher of placement 'adopt', " + command[0] +
+                                ", ended at once: give placement 'auto'");
 }
 
 AdoptionWatcher::~AdoptionWatcher() {

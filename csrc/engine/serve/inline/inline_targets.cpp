@@ -260,8 +260,8 @@ void add(ServedTarget& served) {
     return entry.faults.load() == nullptr && entry.users.load() == 0;
   });
   if (unused == entries.end()) {
-    throw SystemError(EMFILE, "more than " + std::to_string(kMost) +
-                                  " targets served inline: serve some of them by a handler");
+    throw SystemError(EMFILE, "at most " + std::to_string(kMost) +
+                                  " targets can be served inline: leave inline out for this one");
   }
   owner = ::getpid();
   if (!is_on_sigbus(disposition())) take_signal();

@@ -24,7 +24,7 @@ void refuse_features(uint64_t features, bool inline_faults) {
   if ((features & UFFD_FEATURE_SIGBUS) && !inline_faults) {
     throw std::invalid_argument(
         "this userfaultfd has the feature SIGBUS, so its faults reach no manager: serve it with "
-        "inline=True, or open it without");
+        "inline=True, or open it without the feature");
   }
   if (!inline_faults) return;
   if (!(features & UFFD_FEATURE_SIGBUS)) {
@@ -33,26 +33,29 @@ void refuse_features(uint64_t features, bool inline_faults) {
   }
   if (features & kEventFeatures) {
     throw std::invalid_argument(
-        "inline=True is without event features: open the userfaultfd with Feature.SIGBUS alone");
+        "inline=True does not permit event features: open the userfaultfd with only "
+        "Feature.SIGBUS");
   }
 }
 
 void refuse_inline(const TargetOptions& options, Placement placement) {
   if (!is_this_process(options) || options.received)
-    throw std::invalid_argument("inline=True is for memory of this process: leave it out");
+    throw std::invalid_argument("inline=True is for memory of this process: leave inline out");
   if (options.ending == Ending::early_close || options.ending == Ending::keep_open) {
-    throw std::invalid_argument(std::string("ending is '") + name(options.ending) +
-                                "', but with inline=True faults that meet it would be a SIGBUS: "
-                                "give 'auto' or 'unregister'");
+    throw std::invalid_argument(
+        std::string("ending is '") + name(options.ending) +
+        "', but with inline=True a fault that meets this ending is a SIGBUS: "
+        "give 'auto' or 'unregister'");
   }
   if (placement == Placement::adopt)
-    throw std::invalid_argument("inline=True has no handler: placement 'adopt' is not for it");
+    throw std::invalid_argument(
+        "inline=True has no handler, which placement 'adopt' needs: give another placement");
 }
 
 void refuse_inline_regions(const RegionTable& regions) {
   for (const Region& region : regions.all()) {
     if (region.modes != UFFDIO_REGISTER_MODE_MISSING)
-      throw std::invalid_argument(name_of(region) + ": inline=True is for mode='missing' alone");
+      throw std::invalid_argument(name_of(region) + ": inline=True is for mode='missing' only");
     if (region.late()) {
       throw std::invalid_argument(name_of(region) +
                                   ": inline=True is for sources whose bytes are at hand: give "
@@ -71,8 +74,8 @@ void refuse_unnamed_threads(const Userfaultfd& uffd) {
 void refuse_pid(pid_t pid) {
   if (pid > 0 && (::kill(pid, 0) == 0 || errno != ESRCH)) return;
   throw std::invalid_argument("pid is " + std::to_string(pid) +
-                              ", but there is no such process: give that of the target, or None "
-                              "for this process");
+                              ", but there is no such process: give the pid of the target, or "
+                              "None for this process");
 }
 
 // A Python function needs the GIL, and a thread of this process may hold the GIL while it sleeps
@@ -85,10 +88,10 @@ void refuse_late(const RegionTable& regions, bool this_process) {
     throw std::invalid_argument(
         name_of(region) +
         (waits_for_page
-             ? " is of this process, and its source is a CallableSource: whoever touches it "
-               "may hold the lock that the function needs; give another source"
-             : " has minor faults, and its source is not at hand at once: give another source, "
-               "or mode='missing'"));
+             ? " is of this process, and its source is a CallableSource: a thread that touches "
+               "the memory can hold the GIL, which the function needs. Give another source"
+             : " has minor faults, and the bytes of its source are not at hand: give another "
+               "source, or mode='missing'"));
   }
 }
 
@@ -104,7 +107,9 @@ void refuse_modes_of_images(const RegionTable& regions) {
       throw std::invalid_argument(name + " has page_size " + std::to_string(region.page_size) +
                                   " and source_offset " + std::to_string(region.source_offset) +
                                   ", but its SharedImage has pages of " +
-                                  std::to_string(image->page_size()) + " bytes");
+                                  std::to_string(image->page_size()) +
+                                  " bytes: give that page_size, and a multiple of it as "
+                                  "source_offset");
     }
   }
 }
@@ -113,15 +118,16 @@ void refuse_unmapped(const RegionTable& regions) {
   for (const Region& region : regions.all()) {
     void* const start = reinterpret_cast<void*>(region.range.start);
     if (::msync(start, region.range.length, MS_ASYNC) == 0 || errno != ENOMEM) continue;
-    throw SystemError(EINVAL, "cannot register " + name_of(region) + ": it is not mapped");
+    throw SystemError(EINVAL,
+                      "cannot register " + name_of(region) + ": it is not mapped. Map it first");
   }
 }
 
 void refuse_other_process(pid_t pid) {
   throw std::invalid_argument("pid is " + std::to_string(pid) +
-                              ", but this process opened the userfaultfd, which manages its own "
-                              "memory alone: leave pid out; "
-                              "the target opens its own and hands it over");
+                              ", but this process opened the userfaultfd, which serves only memory "
+                              "of this process: leave pid out. Another process must open a "
+                              "userfaultfd of its own and hand it over");
 }
 
 // Hugetlb memory takes whole pages only. Asks the kernel once for each page size, by a COPY that
@@ -143,16 +149,16 @@ void refuse_page_size(const Userfaultfd& uffd, const RegionTable& table) {
 void refuse_foreign(const RegionTable& regions) {
   if (any_registered(0, regions.ranges()).value_or(true)) return;
   throw std::invalid_argument(
-      "this userfaultfd came from elsewhere, and none of its regions is registered in this "
-      "process: give the target's pid, as handoff.receive() returns it");
+      "another process opened this userfaultfd, and no region is registered in this process: "
+      "give the target's pid, which handoff.receive() returns");
 }
 
 void refuse_registered_later(const TargetOptions& options) {
   if (options.registered) return;
   if (!options.received) {
     throw std::invalid_argument(
-        "registered=False is for a userfaultfd that another process opened: one of this process "
-        "has its regions registered by serve()");
+        "registered=False is for a userfaultfd that another process opened: leave it out, because "
+        "serve() registers the regions of a userfaultfd of this process");
   }
 }
 
@@ -166,8 +172,8 @@ void refuse_beyond(const TargetOptions& options) {
   if (options.beyond != Beyond::poison || (offered_features() & UFFD_FEATURE_POISON)) return;
   throw UnsupportedError(EOPNOTSUPP,
                          "beyond='poison' needs UFFDIO_POISON (Linux 6.6), which this kernel "
-                         "lacks: give beyond='zero' where zeros are right, or leave it out: then "
-                         "whoever touches such memory sleeps",
+                         "lacks: give beyond='zero' if zeros are right, or leave beyond out. "
+                         "Threads that touch such memory then sleep",
                          {"Linux 6.6"});
 }
 
@@ -209,8 +215,9 @@ void check_collapse(const RegionTable& regions, int pidfd, bool this_process) {
     throw std::invalid_argument(name_of(region) + " is hugetlb memory already: leave collapse out");
   }
   if (!this_process && pidfd < 0)
-    throw UnsupportedError(ENOSYS, "collapse=True needs a pidfd of the target (Linux 5.3)",
-                           {"Linux 5.3"});
+    throw UnsupportedError(
+        ENOSYS, "collapse=True needs a pidfd of the target (Linux 5.3): leave collapse out",
+        {"Linux 5.3"});
   switch (-may_collapse(this_process ? -1 : pidfd)) {
     case 0:
     case ESRCH:  // the target is about to end
@@ -218,8 +225,8 @@ void check_collapse(const RegionTable& regions, int pidfd, bool this_process) {
     case EPERM:
     case EACCES:
       throw UnsupportedError(EPERM,
-                             "collapse=True of another process needs CAP_SYS_NICE and ptrace "
-                             "permission: leave it out, or have the target call MADV_COLLAPSE",
+                             "collapse=True for another process needs CAP_SYS_NICE and ptrace "
+                             "permission: leave collapse out, or let the target call MADV_COLLAPSE",
                              {"CAP_SYS_NICE"});
     default:
       throw UnsupportedError(EOPNOTSUPP,

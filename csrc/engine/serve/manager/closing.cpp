@@ -6,7 +6,8 @@
 namespace uffd {
 namespace {
 
-constexpr const char* kStopped = "the target was stopped: nobody serves it";
+constexpr const char* kStopped =
+    "the target was stopped: serve the userfaultfd that stop() returned";
 
 std::string pages_text(uint64_t pages) {
   return std::to_string(pages) + (pages == 1 ? " page" : " pages");
@@ -38,8 +39,8 @@ void Manager::check_stop(const ServedTarget& served) {
     throw std::logic_error("the target is not served any more");
   if (served.living) {
     throw std::logic_error(
-        "stop() would lose what the target's events told, where its memory lies by now and what it "
-        "dropped: close it, or open its userfaultfd without event features");
+        "stop() would lose what the target's events told (which memory it moved and dropped): "
+        "close the target, or open its userfaultfd without event features");
   }
 }
 
@@ -51,7 +52,7 @@ void Manager::await_marks(ServedTarget& served) {
 void Manager::begin_close(ServedTarget& served, Missing missing) {
   if (served.life.stage() == Stage::ended) return;
   if (served.life.stage() == Stage::stopped)
-    throw std::logic_error("the target was stopped: its userfaultfd is its user's again");
+    throw std::logic_error("the target was stopped: close the userfaultfd that stop() returned");
   const bool kept_open = served.settings.ending == Ending::keep_open;
   // The other policies need no exact count.
   if (missing == Missing::raise) await_marks(served);
@@ -62,7 +63,7 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
     throw MissingPagesError(
         pages_text(pages) + " of " + std::to_string(served.target.residency().pages()) +
             " are missing and would read as zeros: wait() for them, or close with missing='fill', "
-            "'poison' or, where zeros are right, 'zero'. The target is served on",
+            "'poison' or, if zeros are right, 'zero'. The target is still served",
         pages);
   }
   if (!is_over && missing != Missing::zero && !served.target.registered()) {

@@ -51,9 +51,9 @@ std::vector<Range> found(pid_t pid, const Region& region) {
   auto present = present_pages(pid, region.range, region.page_size);
   if (present) return std::move(*present);
   throw UnsupportedError(EPERM,
-                         "present='refuse' looks at the target's pagemap, which needs ptrace "
-                         "permission over it (the same user, or CAP_SYS_PTRACE): leave it "
-                         "out",
+                         "present='refuse' reads the target's pagemap, which needs ptrace "
+                         "permission over the target (the same user, or CAP_SYS_PTRACE): "
+                         "leave present out",
                          {"CAP_SYS_PTRACE"});
 }
 
@@ -79,7 +79,7 @@ void drop_blank_pages(const Region& region, const std::vector<Range>& pages) {
         "region " + range_text(region.range.start, region.range.length) + ": " +
         std::to_string(run.length / region.page_size) +
         " pages of zeros that the kernel has put there (mlockall, huge pages) cannot be dropped: "
-        "serve it before mlockall(MCL_FUTURE)");
+        "serve the memory before mlockall(MCL_FUTURE)");
   }
 }
 
@@ -87,7 +87,7 @@ void drop_blank_pages(const Region& region, const std::vector<Range>& pages) {
   const uint64_t pages = bytes / region.page_size;
   throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
                               " has " + std::to_string(pages) + (pages == 1 ? " page" : " pages") +
-                              " present already, whose bytes are not its source's: drop them "
+                              " present already, without the bytes of its source: drop them "
                               "(MADV_DONTNEED), or give present='keep'");
 }
 

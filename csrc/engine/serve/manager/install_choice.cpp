@@ -21,16 +21,16 @@ namespace {
 // where there is no reason.
 std::string obstacle(const Region& region) {
   if (!region.late()) {
-    return "has a source whose bytes are at hand, which COPY reads where they are: give 'auto' or "
+    return "has a source whose bytes are at hand, so there is no buffer to move: give 'auto' or "
            "'copy'";
   }
   if (region.page_size != sys::page_size()) return "is hugetlb memory: give 'auto' or 'copy'";
   // A page that is moved in is not write-protected: no write to it would be noted.
   if (region.modes != UFFDIO_REGISTER_MODE_MISSING)
-    return "is not of mode='missing': give 'auto' or 'copy'";
+    return "does not have mode='missing': give 'auto' or 'copy'";
   if (region.on_remove == OnRemove::keep) {
-    return "has on_remove='keep', under which its bytes may be needed twice, and MOVE gives them "
-           "away: give 'auto' or 'copy'";
+    return "has on_remove='keep', so its bytes can be needed twice, and UFFDIO_MOVE does not keep "
+           "them: give 'auto' or 'copy'";
   }
   return {};
 }
@@ -39,19 +39,21 @@ void refuse_all(const Userfaultfd& uffd, bool this_process) {
   const std::string asked = "install is 'move', but ";
   if (!this_process)
     throw std::invalid_argument(asked +
-                                "MOVE is for memory of this process: give 'auto' or 'copy'");
+                                "UFFDIO_MOVE works only in this process: give 'auto' or 'copy'");
   if (!(uffd.features() & UFFD_FEATURE_MOVE)) {
     throw std::invalid_argument(
-        asked + "the userfaultfd was opened without Feature.MOVE (Linux 6.8): open it with that");
+        asked +
+        "the userfaultfd was opened without Feature.MOVE (Linux 6.8): open it with the feature");
   }
   if (huge_page_size() == 0)
-    throw UnsupportedError(EOPNOTSUPP, asked + "this kernel has no transparent huge pages",
-                           {"CONFIG_TRANSPARENT_HUGEPAGE"});
+    throw UnsupportedError(
+        EOPNOTSUPP, asked + "this kernel has no transparent huge pages: give 'auto' or 'copy'",
+        {"CONFIG_TRANSPARENT_HUGEPAGE"});
   if (huge_page_size() > Staging::kMostUnit) {
     throw UnsupportedError(EOPNOTSUPP,
                            asked + "this kernel's huge pages have " +
                                std::to_string(huge_page_size()) +
-                               " bytes, and none is read at once: give 'auto' or "
+                               " bytes, which pyuffd cannot read at once: give 'auto' or "
                                "'copy'",
                            {});
   }
@@ -93,9 +95,10 @@ void choose_moves(const Userfaultfd& uffd, RegionTable& regions, bool this_proce
     } else if (hole.may_be_moved_into(uffd, region)) {
       region.move_unit = unit;
     } else if (forced) {
-      refuse(region,
-             "is not private anonymous memory that is readable, writable and not locked (mlock), "
-             "into which alone the kernel moves (EINVAL): give 'auto' or 'copy'");
+      refuse(
+          region,
+          "is not private anonymous memory that is readable, writable and not locked (mlock). The "
+          "kernel moves pages only into such memory (EINVAL): give 'auto' or 'copy'");
     }
   });
 }

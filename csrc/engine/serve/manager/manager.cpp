@@ -18,8 +18,9 @@ namespace {
 constexpr size_t kMostThreads = 1024;
 constexpr const char* kRegistered =
     "this target's memory was registered when serving began, or registered() was called before: "
-    "call it once, for registered=False";
-constexpr const char* kStopped = "the target was stopped: nobody serves it";
+    "call it only once, and only after registered=False";
+constexpr const char* kStopped =
+    "the target was stopped: serve the userfaultfd that stop() returned";
 
 void check_thread_counts(const ManagerOptions& options) {
   if (options.handlers == 0)
@@ -41,8 +42,8 @@ void refuse_unregistered(const Target& target) {
     for (const Range& mapping : *registered) covered += mapping.intersection(region.range).length;
     if (covered == region.range.length) continue;
     throw std::invalid_argument("region " + range_text(region.range.start, region.range.length) +
-                                " is not registered: call registered() when the target has "
-                                "registered all of its regions; one that has exec'ed has none");
+                                " is not registered: call registered() after the target has "
+                                "registered all its regions. An exec unregisters all memory");
   }
 }
 

@@ -37,7 +37,8 @@ Places place(const PlacementOptions& options, size_t handlers, size_t fillers) {
       if (handlers > cpus.size()) {
         throw std::invalid_argument(
             "placement 'adopt' has one handler for each CPU, but handlers is " +
-            std::to_string(handlers) + " and there are " + std::to_string(cpus.size()) + " CPUs");
+            std::to_string(handlers) + " and there are " + std::to_string(cpus.size()) +
+            " CPUs: give fewer handlers");
       }
       return {in_turn(cpus, 0, handlers), in_turn(given, handlers, fillers)};
     }

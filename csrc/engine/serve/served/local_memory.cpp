@@ -49,7 +49,7 @@ void refuse_overlap(const std::vector<Range>& managed, const std::vector<Range>&
     throw std::invalid_argument(
         "the source at " + range_text(source.start, source.length) +
         " lies in managed memory (region " + range_text(first->start, first->length) +
-        "): a page of it would be needed to install itself; copy the source elsewhere");
+        "): a page would be needed to install itself. Copy the source to other memory");
   }
 }
 
