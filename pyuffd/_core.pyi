@@ -150,8 +150,8 @@ class Userfaultfd:
     """An open userfaultfd, after UFFDIO_API. Each ioctl is a method (userfaultfd(2), ioctl_userfaultfd(2)).
 
     The descriptor is non-blocking and close-on-exec, and fork children close it at once. ``serve()`` and
-    ``Manager.add()`` take it over. After that, and after ``close()``, every call raises ValueError. A call that the
-    kernel refuses raises OSError with the errno. Addresses and lengths are in bytes.
+    ``Manager.add()`` take it over. After that, and after ``close()``, every other call raises ValueError. A call that
+    the kernel refuses raises OSError with the errno. Addresses and lengths are in bytes.
 
     Args:
         features: The ``Feature`` bits to ask for.
@@ -197,7 +197,7 @@ class Userfaultfd:
 
     @property
     def registered_by_sender(self) -> bool:
-        """Whether another process opened the userfaultfd, and registers the memory."""
+        """Whether others register the memory: the userfaultfd was received or stopped, or came with a FORK event."""
 
     def waiting(self) -> tuple[int, int]:
         """Return the number of unread faults, and of all faults whose threads sleep (fdinfo: pending, total)."""
@@ -290,6 +290,8 @@ class Mapping:
 
     Raises:
         OSError: There is not enough memory. For hugetlb the message tells how to reserve pages.
+        UnsupportedError: This kernel has no hugetlb pages.
+        ValueError: The length is 0 or too large.
     """
 
     def __init__(
@@ -339,6 +341,8 @@ class Source:
 
         Raises:
             IndexError: The range ends after the end of the source.
+            OSError: The file cannot be read.
+            Exception: The error of the function of a ``CallableSource``.
         """
 
 @final
@@ -395,7 +399,7 @@ class CallableSource(Source):
 
     Raises:
         TypeError: ``read`` is not callable.
-        ValueError: The deadline is not positive.
+        ValueError: The length is 0, or the deadline is not between 0 and 1e9 seconds.
     """
 
     def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
@@ -443,7 +447,7 @@ class Region:
         source_offset: The offset of the first byte in the source.
         page_size: The page size of the memory: the base page size (4096 on x86-64), or that of a hugetlb pool.
         mode: Which faults are served (UFFDIO_REGISTER_MODE_x). ``"missing"``: faults on pages that are not present.
-            ``"minor"`` (Linux 5.13): faults on pages that are in the page cache (memfd, shared anonymous, hugetlb) and
+            ``"minor"`` (Linux 5.14): faults on pages that are in the page cache (memfd, shared anonymous, hugetlb) and
             not mapped. With only this mode, a hole of the file reads as zeros without a fault message.
             ``"missing+minor"``: both. Pages that are not in the page cache come from the source. ``"missing+wp"``
             (Linux 5.7): pages are installed write-protected, and ``Target.written()`` tells which were written.

@@ -45,11 +45,11 @@ class ServeOptions(TypedDict, total=False):
             permission, and raises ValueError. A ``Mapping`` that is served as a whole is emptied first: pyuffd drops
             pages of zeros that the kernel has put there (transparent huge pages, mlockall).
         beyond: What pyuffd installs in registered memory outside all regions: ``"zero"`` installs zeros, and
-            ``"poison"`` poisons the page (Linux 6.6). Memory that has grown out of a region (mremap), or from which a
-            region was moved away, always reads as zeros. None poisons if the kernel can, and otherwise the touching
-            threads sleep. With event features, and with regions, None installs zeros in memory that was registered
-            after serving began, because no event distinguishes such memory from memory that grew. Until
-            ``Target.registered()`` is called, threads that touch memory outside all regions sleep.
+            ``"poison"`` poisons the page (Linux 6.6). With event features, memory that has grown out of a region
+            (mremap), or from which a region was moved away, always reads as zeros. None poisons if the kernel can, and
+            otherwise the touching threads sleep. With event features, and with regions, None installs zeros in memory
+            that was registered after serving began, because no event distinguishes such memory from memory that grew.
+            Until ``Target.registered()`` is called, threads that touch memory outside all regions sleep.
         verify: Whether pyuffd reads the target's smaps after the ending, to check that the memory is released.
     """
 

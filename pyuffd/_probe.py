@@ -26,7 +26,7 @@ class Probe:
         page_size: The base page size in bytes.
         hugetlb_page_size: The page size of the default hugetlb pool in bytes; 0 if there is no such pool.
         device: 0 if ``/dev/userfaultfd`` can be opened, and the errno otherwise.
-        device_access: The mode and the owners of the device, such as ``"-rw------- root root"``; empty if there is no
+        device_access: The mode and the owners of the device, such as ``"crw------- root root"``; empty if there is no
             device.
         syscall: 0 if userfaultfd(2) succeeds, and the errno otherwise.
         user_mode_only: The same for userfaultfd(2) with ``UFFD_USER_MODE_ONLY``.

@@ -147,7 +147,7 @@ class Target:
 
         Returns:
             False after the timeout. True if the target is complete, or if its address space is gone. The report tells
-            which pages were missing.
+            how many pages were missing.
 
         Raises:
             ValueError: The timeout is NaN.

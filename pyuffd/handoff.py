@@ -75,6 +75,7 @@ def send(
         mode: The mode of the regions (see ``Region``). The message has it.
 
     Raises:
+        ValueError: A region has not four numbers, or the userfaultfd is closed.
         OSError: A region cannot be registered, or the socket fails. The userfaultfd is then still open, and the regions
             that this call registered are unregistered again.
     """

@@ -78,7 +78,7 @@ std::shared_ptr<CallableSource> callable_source(const py::object& read, const py
   const std::optional<double> deadline = seconds_argument(seconds, "deadline");
   if (deadline && !(*deadline > 0 && *deadline < 1e9)) {
     throw std::invalid_argument("deadline is " + std::to_string(*deadline) +
-                                "; it must be a positive number of seconds, or None");
+                                "; it must be a number of seconds between 0 and 1e9, or None");
   }
   std::optional<std::chrono::nanoseconds> wait;
   if (deadline) wait = std::chrono::nanoseconds(static_cast<int64_t>(*deadline * 1e9));

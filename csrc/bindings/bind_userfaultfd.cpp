@@ -114,8 +114,8 @@ py::list read(const Handle& handle, const py::object& count_of, const py::object
   const std::optional<double> timeout = seconds_argument(seconds, "timeout");
   if (most == 0) throw std::invalid_argument("most is 0; it must be at least 1");
   if (timeout && !(*timeout >= 0))
-    throw std::invalid_argument(
-        "timeout is negative or NaN; it must be a number of seconds, or None");
+    throw std::invalid_argument("timeout is " + std::to_string(*timeout) +
+                                "; it must be a number of seconds from 0 on, or None");
   const auto uffd = handle.use();
   std::vector<uffd_msg> messages(static_cast<size_t>(most));
   ssize_t count = uffd->read(messages);

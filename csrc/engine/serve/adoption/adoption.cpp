@@ -17,10 +17,10 @@ void check_permission(pid_t process, int cpu) {
   const auto mask = affinity_of(process);
   if (!mask) return;  // the process is about to end
   if (!CPU_ISSET(static_cast<size_t>(cpu), &*mask)) {
-    throw std::invalid_argument(
-        "placement 'adopt' would bind the threads of process " + std::to_string(process) +
-        " to CPU " + std::to_string(cpu) +
-        ", which is not in the affinity mask of that process: give placement=[...] of CPUs in it");
+    throw std::invalid_argument("placement 'adopt' would bind the threads of process " +
+                                std::to_string(process) + " to CPU " + std::to_string(cpu) +
+                                ", which is not in the affinity mask of that process: run this "
+                                "manager on CPUs of that mask (taskset), or give placement 'auto'");
   }
   if (set_affinity(process, *mask) == -EPERM) {
     throw UnsupportedError(EPERM,

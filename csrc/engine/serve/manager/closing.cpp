@@ -44,6 +44,8 @@ void Manager::check_stop(const ServedTarget& served) {
   }
 }
 
+// A thread that has touched the last page may call close() before the install is marked: waits for
+// all marks.
 void Manager::await_marks(ServedTarget& served) {
   served.mailbox->call([] {});
   served.leases.await_present();

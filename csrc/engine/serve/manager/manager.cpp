@@ -197,8 +197,6 @@ void Manager::fill(ServedTarget& served) {
   if (!fillers_->start(served, FillJob::Kind::install)) throw std::bad_alloc();
 }
 
-// A thread that has touched the last page may call close() before the install is marked: waits for
-// all marks.
 Handler& Manager::least_busy_handler() const {
   return **std::min_element(handlers_.begin(), handlers_.end(), [](const auto& a, const auto& b) {
     return a->targets() < b->targets();
