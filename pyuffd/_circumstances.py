@@ -39,26 +39,28 @@ class Circumstances:
 
 def circumstances() -> Circumstances:
     """Read the facts from /proc and /sys. A fact that cannot be read is False."""
-    status = dict(line.partition(":")[::2] for line in _text("/proc/self/status").splitlines())
+    status = dict(line.partition(":")[::2] for line in text_of("/proc/self/status").splitlines())
     return Circumstances(
-        user=_user_name(),
+        user=user_name(),
         python=os.path.realpath(sys.executable) if sys.executable else "python3",
-        kernel_has_device=DEVICE.exists() or "userfaultfd" in _text("/proc/misc").split(),
+        kernel_has_device=DEVICE.exists() or "userfaultfd" in text_of("/proc/misc").split(),
         device_mode_permits=_mode_permits(),
-        in_user_namespace=_UID_MAP.exists() and _text(_UID_MAP).split() != _ALL_IDS,
+        in_user_namespace=_UID_MAP.exists() and text_of(_UID_MAP).split() != _ALL_IDS,
         seccomp_filter=status.get("Seccomp", "").strip() == _SECCOMP_FILTER,
-        selinux_enforces=_text("/sys/fs/selinux/enforce").strip() == "1",
+        selinux_enforces=text_of("/sys/fs/selinux/enforce").strip() == "1",
     )
 
 
-def _text(path: str | Path) -> str:
+def text_of(path: str | Path) -> str:
+    """The text of a file of the system; empty where it cannot be read."""
     try:
         return Path(path).read_text()
     except OSError:
         return ""
 
 
-def _user_name() -> str:
+def user_name() -> str:
+    """The name of the user, or the number of one without a name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -1,12 +1,12 @@
 """What it costs to wake a thread on an idle CPU: most of a fault's time on a quiet machine."""
 
 import os
-import pwd
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from pyuffd import _core
+from pyuffd._circumstances import text_of, user_name
 
 _DEVICE = "/dev/cpu_dma_latency"
 _CPUIDLE = Path("/sys/devices/system/cpu/cpuidle")
@@ -65,7 +65,7 @@ class WakeUp:
 def wake_up() -> WakeUp:
     """Measure it, once in this process; takes some milliseconds."""
     idle_ns, awake_ns, refused = _core.wake_ups()
-    return WakeUp(idle_ns, awake_ns, refused, _cpuidle(), _number(_GUEST_HALT_POLL), _user())
+    return WakeUp(idle_ns, awake_ns, refused, _cpuidle(), _number(_GUEST_HALT_POLL), user_name())
 
 
 def _microseconds(nanoseconds: int) -> str:
@@ -73,24 +73,10 @@ def _microseconds(nanoseconds: int) -> str:
 
 
 def _cpuidle() -> str:
-    names = [_text(_CPUIDLE / name) for name in ("current_driver", "current_governor_ro")]
+    names = [text_of(_CPUIDLE / name).strip() for name in ("current_driver", "current_governor_ro")]
     return ", ".join(name for name in names if name and name != "none")
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path)
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
