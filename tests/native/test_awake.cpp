@@ -187,8 +187,9 @@ TEST_SUITE("awake") {
   }
 
   TEST_CASE("a warm thread spends CPU time while a burst lasts, and none after it") {
-    std::atomic<uint64_t> spent{0};
-    WarmThread warm(spent);
+    const auto counted = std::make_shared<std::atomic<uint64_t>>(0);
+    const std::atomic<uint64_t>& spent = *counted;
+    WarmThread warm(counted);
     const auto sleep = [] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
     for (int burst = 0; burst < 3; ++burst) {
       const uint64_t before = spent;
@@ -201,8 +202,9 @@ TEST_SUITE("awake") {
   }
 
   TEST_CASE("a warm thread rests where the handler is on the CPU of the thread that faults") {
-    std::atomic<uint64_t> spent{0};
-    WarmThread warm(spent);
+    const auto counted = std::make_shared<std::atomic<uint64_t>>(0);
+    const std::atomic<uint64_t>& spent = *counted;
+    WarmThread warm(counted);
     const auto cpu = last_cpu_of(::gettid());
     REQUIRE(cpu >= 0);
     REQUIRE(set_affinity(0, only_cpu(cpu)) == 0);
@@ -213,8 +215,7 @@ TEST_SUITE("awake") {
   }
 
   TEST_CASE("a thread that is gone, or unknown, keeps no CPU awake and fails nothing") {
-    std::atomic<uint64_t> spent{0};
-    WarmThread warm(spent);
+    WarmThread warm(std::make_shared<std::atomic<uint64_t>>(0));
     for (const FaultingThread& thread :
          {FaultingThread{0, 999'999'999, 0}, FaultingThread{kUnknownPid, 1, 0}, FaultingThread{}}) {
       warm.begin(thread);

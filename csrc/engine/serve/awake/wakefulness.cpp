@@ -26,7 +26,8 @@ Wakefulness::Wakefulness() {
     return;
   }
   try {
-    warm_ = std::make_unique<WarmThread>(notes_->warm_cpu_ns);
+    warm_ = std::make_unique<WarmThread>(
+        std::shared_ptr<std::atomic<uint64_t>>(notes_, &notes_->warm_cpu_ns));
     notes_->text = std::string("a warm thread keeps a CPU awake in bursts: ") +
                    (few ? "/dev/cpu_dma_latency is not writable"
                         : "/dev/cpu_dma_latency would keep all CPUs awake");

@@ -1,10 +1,10 @@
 #include "engine/serve/awake/warm_thread.hpp"
 
 #include <sched.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include <algorithm>
-#include <future>
 
 #include "engine/linux/affinity.hpp"
 #include "engine/linux/futex.hpp"
@@ -16,6 +16,7 @@ namespace {
 // How often it looks whether the threads have moved to other CPUs.
 constexpr uint64_t kLookNs = 2'000'000;
 constexpr int kPausesAtOnce = 64;
+constexpr uint64_t kFarNs = 3'600'000'000'000;
 
 uint64_t thread_cpu_ns() noexcept {
   timespec spent;
@@ -32,9 +33,9 @@ void pause_cpu() noexcept {
 #endif
 }
 
-int become_idle_class() noexcept {
+int make_idle_class(pid_t thread) noexcept {
   const sched_param none{};
-  return sys::or_errno(::sched_setscheduler(0, SCHED_IDLE, &none));
+  return sys::or_errno(::sched_setscheduler(thread, SCHED_IDLE, &none));
 }
 
 // Of two CPUs the other one; -1 where there is one, or more than two.
@@ -48,44 +49,92 @@ int only_other(const cpu_set_t& cpus, int cpu) noexcept {
 
 }  // namespace
 
-WarmThread::WarmThread(std::atomic<uint64_t>& spent_ns)
-    : spent_ns_(spent_ns), cpus_(affinity_of(0).value_or(only_cpu(0))) {
-  std::promise<int> begun;
-  thread_ = start_thread("uffd-warm", std::nullopt, [this, &begun] {
-    const int error = become_idle_class();
-    begun.set_value(error);
-    if (error == 0) run();
-  });
-  const int error = begun.get_future().get();
-  if (error == 0) return;
-  thread_.join();
+// What the thread runs.
+class WarmThread::Loop {
+ public:
+  explicit Loop(std::shared_ptr<std::atomic<uint64_t>> spent_ns)
+      : spent_ns_(std::move(spent_ns)), cpus_(affinity_of(0).value_or(only_cpu(0))) {}
+
+  void follow(const FaultingThread& thread) noexcept {
+    process_.store(thread.process, std::memory_order_relaxed);
+    own_id_.store(thread.own_id, std::memory_order_relaxed);
+    handler_cpu_.store(thread.handler_cpu, std::memory_order_relaxed);
+  }
+  void warm_up() noexcept { change(warming); }
+  void rest() noexcept {
+    uint32_t expected = warming;
+    state_.compare_exchange_strong(expected, resting);
+  }
+  void stop() noexcept { change(stopped); }
+
+  void begin_and_run() {
+    thread_.store(static_cast<uint32_t>(::syscall(SYS_gettid)));
+    futex::wake(thread_);
+    run();
+  }
+  // Its id, once it runs.
+  pid_t await_thread() noexcept {
+    while (thread_.load() == 0) futex::wait_until(thread_, 0, sys::monotonic_ns() + kFarNs);
+    return static_cast<pid_t>(thread_.load());
+  }
+
+ private:
+  enum State : uint32_t { resting, warming, stopped };
+
+  void run();
+  void change(State state) noexcept {
+    state_.store(state);
+    futex::wake(state_);
+  }
+  void warm();
+  // The CPU that is to be kept awake, or -1: that of the thread that faulted last, unless the
+  // handler is there.
+  int find_cpu();
+
+  const std::shared_ptr<std::atomic<uint64_t>> spent_ns_;
+  const cpu_set_t cpus_;  // that this process may use
+  std::atomic<uint32_t> state_{resting}, thread_{0};
+  // Of the thread that faulted last; they may be of two threads, and then the next look is right.
+  std::atomic<pid_t> process_{0};
+  std::atomic<uint32_t> own_id_{0};
+  std::atomic<int> handler_cpu_{-1};
+  pid_t known_process_ = 0, known_thread_ = 0;  // whose id was found
+  uint32_t known_own_id_ = 0;
+};
+
+WarmThread::WarmThread(std::shared_ptr<std::atomic<uint64_t>> spent_ns)
+    : loop_(std::make_shared<Loop>(std::move(spent_ns))) {
+  std::thread thread =
+      start_thread("uffd-warm", std::nullopt, [loop = loop_] { loop->begin_and_run(); });
+  // From here on the thread may not run for long: nobody waits for it.
+  const int error = make_idle_class(loop_->await_thread());
+  if (error == 0) {
+    thread.detach();
+    return;
+  }
+  loop_->stop();
+  thread.join();
   throw SystemError(-error, "a thread may not be at SCHED_IDLE");
 }
 
 WarmThread::~WarmThread() {
-  state_.store(stopped);
-  futex::wake(state_);
-  thread_.join();
+  loop_->stop();
 }
 
 void WarmThread::begin(const FaultingThread& thread) noexcept {
-  follow(thread);
-  state_.store(warming);
-  futex::wake(state_);
+  loop_->follow(thread);
+  loop_->warm_up();
 }
 
 void WarmThread::follow(const FaultingThread& thread) noexcept {
-  process_.store(thread.process, std::memory_order_relaxed);
-  own_id_.store(thread.own_id, std::memory_order_relaxed);
-  handler_cpu_.store(thread.handler_cpu, std::memory_order_relaxed);
+  loop_->follow(thread);
 }
 
 void WarmThread::end() noexcept {
-  uint32_t expected = warming;
-  state_.compare_exchange_strong(expected, resting);
+  loop_->rest();
 }
 
-void WarmThread::run() {
+void WarmThread::Loop::run() {
   for (;;) {
     switch (state_.load()) {
       case stopped:
@@ -94,12 +143,12 @@ void WarmThread::run() {
         warm();
         break;
       default:
-        futex::wait_until(state_, resting, sys::monotonic_ns() + 3'600'000'000'000u);
+        futex::wait_until(state_, resting, sys::monotonic_ns() + kFarNs);
     }
   }
 }
 
-void WarmThread::warm() {
+void WarmThread::Loop::warm() {
   while (state_.load() == warming) {
     const uint64_t look_at = sys::monotonic_ns() + kLookNs;
     const int cpu = find_cpu();
@@ -110,11 +159,11 @@ void WarmThread::warm() {
     while (state_.load(std::memory_order_relaxed) == warming && sys::monotonic_ns() < look_at) {
       for (int i = 0; i < kPausesAtOnce; ++i) pause_cpu();
     }
-    spent_ns_.store(thread_cpu_ns(), std::memory_order_relaxed);
+    spent_ns_->store(thread_cpu_ns(), std::memory_order_relaxed);
   }
 }
 
-int WarmThread::find_cpu() {
+int WarmThread::Loop::find_cpu() {
   const pid_t process = process_.load(std::memory_order_relaxed);
   const uint32_t own_id = own_id_.load(std::memory_order_relaxed);
   const int handler_cpu = handler_cpu_.load(std::memory_order_relaxed);
