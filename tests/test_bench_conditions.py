@@ -18,9 +18,10 @@ def test_wake_ups_are_slow_for_a_while() -> None:
         pytest.skip(why)
     before = open_descriptors()
     with slow_wake.slow_wake(150e-6):
-        assert slow_wake.wake_up() > 100e-6
+        # A CPU that others use meanwhile is not idle, and wakes up fast.
+        assert max(slow_wake.wake_up() for _ in range(10)) > 100e-6
     assert open_descriptors() == before
-    assert min(slow_wake.wake_up() for _ in range(5)) < 100e-6
+    assert min(slow_wake.wake_up() for _ in range(10)) < 100e-6
 
 
 @pytest.mark.requires_root

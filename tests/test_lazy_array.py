@@ -341,3 +341,13 @@ def an_array_whose_making_is_interrupted_leaves_nothing_child() -> None:
 def test_an_array_whose_making_is_interrupted_leaves_nothing() -> None:
     """A signal handler raises at any place of it, as Ctrl-C does."""
     assert run_child(an_array_whose_making_is_interrupted_leaves_nothing_child) == []
+
+
+@pytest.mark.skipif(
+    Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2", reason="vm.overcommit_memory is 2"
+)
+def test_more_than_the_machine_has() -> None:
+    """An array that loads when it is touched takes no memory before."""
+    array = pyuffd.lazy_array(pyuffd.ZeroSource(), np.uint8, 1 << 40)
+    array[1 << 39] = 7
+    assert (array[0], array[1 << 39], array[-1]) == (0, 7, 0)

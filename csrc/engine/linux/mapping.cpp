@@ -18,6 +18,9 @@ std::string refusal(MemoryKind kind, uint64_t length, uint64_t page_size) {
   if (kind == MemoryKind::hugetlb) {
     text += " of hugetlb memory: reserve " + std::to_string(length / page_size) +
             " pages with the sysctl vm.nr_hugepages";
+  } else {
+    text +=
+        ": it may be more than RLIMIT_AS (ulimit -v) or the sysctl vm.overcommit_memory=2 permits";
   }
   return text;
 }
@@ -89,7 +92,11 @@ Mapping::Mapping(uint64_t length, MemoryKind kind, bool shared)
                                 ", which is too large for a mapping");
   }
   length_ = (length + page_size_ - 1) / page_size_ * page_size_;
-  int flags = shared ? MAP_SHARED : MAP_PRIVATE;
+  // Memory that loads when it is touched may be larger than what the machine has: without
+  // MAP_NORESERVE the kernel's heuristic refuses that (vm.overcommit_memory, proc_sys_vm(5)). Huge
+  // pages are reserved, since a page that is not there in the end is a SIGBUS.
+  int flags =
+      (shared ? MAP_SHARED : MAP_PRIVATE) | (kind == MemoryKind::hugetlb ? 0 : MAP_NORESERVE);
   Fd file;
   if (kind == MemoryKind::memfd) {
     file = Fd(or_throw(::memfd_create("pyuffd", MFD_CLOEXEC), "memfd_create"));

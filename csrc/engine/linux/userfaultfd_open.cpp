@@ -125,8 +125,11 @@ Userfaultfd Userfaultfd::open(Access access, uint64_t features) {
     user_mode_only = true;
   }
   for (const int error : {attempts.device, attempts.syscall}) {
-    if (!fd && (error == EMFILE || error == ENFILE || error == ENOMEM))
-      throw SystemError(error, "userfaultfd cannot be opened");
+    if (fd || (error != EMFILE && error != ENFILE && error != ENOMEM)) continue;
+    throw SystemError(error, error == EMFILE
+                                 ? "userfaultfd cannot be opened: each target takes a descriptor "
+                                   "while pages are missing; raise RLIMIT_NOFILE (ulimit -n)"
+                                 : "userfaultfd cannot be opened");
   }
   if (!fd) {
     auto [text, needs] = open_refusal(attempts);
