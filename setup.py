@@ -15,10 +15,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+GUARD = "pyuffd-guard"  # the program that acts when a manager dies
 
 
 class CMakeBuild(build_ext):
-    """One CMake build makes every extension module of the package."""
+    """One CMake build makes every extension module of the package, and its guard."""
 
     def build_extensions(self) -> None:
         """Configure afresh, since a cache may name the tools of an earlier isolated build."""
@@ -28,12 +29,20 @@ class CMakeBuild(build_ext):
             "cmake", "--fresh", "-G", "Ninja", "-S", str(ROOT), "-B", str(build),
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
+            f"-DCMAKE_RUNTIME_OUTPUT_DIRECTORY={output}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """Copy the guard, too, for an editable install."""
+        super().copy_extensions_to_source()
+        in_place = ROOT / "pyuffd" / GUARD
+        in_place.unlink(missing_ok=True)  # it may be running
+        shutil.copy2(Path(self.build_lib, "pyuffd", GUARD), in_place)
 
 
 def readme() -> str:

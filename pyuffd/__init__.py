@@ -39,11 +39,14 @@ from pyuffd._lazy import lazy_array, target_of
 from pyuffd._manager import Manager, Placement, serve
 from pyuffd._memory_kinds import MemoryKind
 from pyuffd._obstacles import Obstacle
-from pyuffd._options import Beyond, Ending, Install, Present, ServeOptions
+from pyuffd._options import Beyond, Ending, Guard, Install, Present, ServeOptions
 from pyuffd._probe import Probe, probe
 from pyuffd._release import LostWakes, Release
 from pyuffd._shared_image import SharedImage
+from pyuffd._sigterm import OnSigterm, on_sigterm
+from pyuffd._source_error import SourceError
 from pyuffd._stats import Stats
+from pyuffd._take_over import give_up, guard_path, take_over
 from pyuffd._target import Missing, Target
 from pyuffd._version import __version__
 from pyuffd._wake_up import WakeUp
@@ -58,6 +61,7 @@ __all__ = [
     "FaultFlag",
     "Feature",
     "FileSource",
+    "Guard",
     "Install",
     "LostWakes",
     "Manager",
@@ -69,6 +73,7 @@ __all__ = [
     "Mode",
     "Obstacle",
     "OnRemove",
+    "OnSigterm",
     "Placement",
     "Present",
     "Probe",
@@ -80,6 +85,7 @@ __all__ = [
     "ServeOptions",
     "SharedImage",
     "Source",
+    "SourceError",
     "Stats",
     "Target",
     "UnknownEvent",
@@ -89,10 +95,14 @@ __all__ = [
     "WakeUp",
     "ZeroSource",
     "__version__",
+    "give_up",
+    "guard_path",
     "handoff",
     "lazy_array",
+    "on_sigterm",
     "probe",
     "serve",
+    "take_over",
     "target_of",
     "touch",
 ]

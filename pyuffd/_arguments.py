@@ -35,6 +35,20 @@ def check_word(name: str, value: Any, words: Sequence[str]) -> None:
         raise kind(f"{name} is {value!r}; it must be one of {', '.join(map(repr, words))}")
 
 
+def check_count(name: str, value: Any) -> int:
+    """Check that an argument is a number of things, at least one; return the number.
+
+    Raises:
+        TypeError: The argument is something else.
+        ValueError: The number is 0 or less.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+    return int(value)
+
+
 def check_seconds(name: str, value: Any) -> None:
     """Check that an argument is a number of seconds, or None.
 

@@ -78,7 +78,7 @@ def feature_names(features: int) -> str: ...
 def latency_bounds() -> list[int]: ...
 def regain_sigbus() -> bool: ...
 def touch(memory: Buffer | npt.NDArray[Any], offset: int, length: int | None) -> None: ...
-def watch_adoptions(process: int, ledger: int, done: int, ready: int) -> None: ...
+def guard_listen(listener: int, seconds: int) -> None: ...
 def _raise_system_error(error: int, text: str) -> None: ...
 
 @final
@@ -389,20 +389,40 @@ class CallableSource(Source):
 
     It cannot supply pages of this process, because a thread that waits for such a page can hold the GIL. Several
     threads of the manager call the function at a time, each when it gets the GIL. Faults of other sources do not wait
-    for the function. If the function fails, its pages are poisoned, and ``sys.unraisablehook`` gets the error.
+    for the function. Nor do they wait while the function fails.
+
+    A call that raises, or that returns too few or too many bytes, is tried again after a pause. The pauses double from
+    50 ms to 2 s. If the last try fails, too, pyuffd asks for the pages one by one, and poisons those that fail again.
+    ``sys.unraisablehook`` gets the error of each of these, and ``Target.source_errors`` keeps the first of them.
 
     Args:
-        read: Called with (offset, length) in bytes; returns a buffer of that length.
+        read: Called with (offset, length) in bytes; returns a buffer of that length. With ``into`` it is called with
+            (offset, memoryview), and writes as many bytes into the memoryview as that has. The memoryview is released
+            when the function returns; a slice of it must not be used after that.
         length: The length of the whole source in bytes.
-        deadline: Seconds after which the pages are poisoned, counted from the call of the function; None waits without
-            a limit.
+        deadline: Seconds after which the pages are poisoned, counted from the first call of the function for them;
+            None waits without a limit.
+        retries: How many times a call that failed is tried again; None: without a limit of their number.
+        retry_for: Seconds after the first failure in which another try may begin; None: without a limit in time.
+        block: How many bytes a fill asks for at once; 0 lets pyuffd choose. A fault asks for less.
+        into: Whether the function writes into a memoryview, which saves a copy.
 
     Raises:
-        TypeError: ``read`` is not callable.
-        ValueError: The length is 0, or the deadline is not between 0 and 1e9 seconds.
+        TypeError: ``read`` is not callable, or a number is of another type.
+        ValueError: The length is 0, or ``deadline`` or ``retry_for`` is not between 0 and 1e9 seconds.
     """
 
-    def __init__(self, read: Callable[[int, int], Buffer], length: int, *, deadline: float | None = None) -> None: ...
+    def __init__(
+        self,
+        read: Callable[[int, int], Buffer] | Callable[[int, memoryview], object],
+        length: int,
+        *,
+        deadline: float | None = None,
+        retries: int | None = 2,
+        retry_for: float | None = None,
+        block: int = 0,
+        into: bool = False,
+    ) -> None: ...
 
 class SharedImage(Source):
     """The bytes of a source, in one file in memory; see ``pyuffd.SharedImage``.
@@ -537,6 +557,8 @@ class EndingReport:
     @property
     def found_present(self) -> int: ...
     @property
+    def trusted_pagemap(self) -> bool: ...
+    @property
     def verified(self) -> bool | None: ...
     @property
     def collapsed_bytes(self) -> int | None: ...
@@ -544,14 +566,39 @@ class EndingReport:
     def poisoned(self) -> list[tuple[int, int]]: ...
 
 @final
+class Regions:
+    """Many regions of another process, of ordinary pages.
+
+    Region i begins at ``start[i]``, and has the bytes of ``sources[number[i]]`` from ``offset[i]`` on.
+    """
+
+    def __init__(
+        self,
+        start: npt.ArrayLike,
+        length: npt.ArrayLike,
+        offset: npt.ArrayLike,
+        number: npt.ArrayLike,
+        sources: Sequence[Source],
+    ) -> None: ...
+    def __len__(self) -> int: ...
+
+@final
 class Manager:
     def __init__(
-        self, *, handlers: int, fillers: int, placement: str, cpus: Sequence[int], watcher: Sequence[str]
+        self,
+        *,
+        handlers: int,
+        fillers: int,
+        placement: str,
+        cpus: Sequence[int],
+        guard: str,
+        guard_fd: int,
+        guards: int,
     ) -> None: ...
     def add(
         self,
         uffd: Userfaultfd,
-        regions: Sequence[Region],
+        regions: Sequence[Region] | Regions,
         *,
         pid: int,
         ending: str,
@@ -564,7 +611,19 @@ class Manager:
         registered: bool,
         present: str,
         beyond: str | None,
+        guard: str | None,
+        completion: int,
+        again: bool,
+        trust: str | None,
     ) -> Target: ...
+    def start_guard(self) -> None: ...
+    def take_over(
+        self,
+        uffds: Sequence[Userfaultfd],
+        ledgers: Sequence[int],
+        completions: Sequence[int],
+        sources: Sequence[Source],
+    ) -> list[Target]: ...
     def add_memory(
         self, mapping: Mapping, uffd: Userfaultfd, regions: Sequence[Region], inline: bool
     ) -> ManagedMemory: ...
@@ -576,8 +635,8 @@ class ManagedMemory:
 
 @final
 class Target:
-    def fill(self) -> None: ...
-    def registered(self) -> None: ...
+    def fill(self, when_idle: bool) -> None: ...
+    def registered(self, check: bool) -> None: ...
     def wait(self, seconds: float) -> bool: ...
     def close(self, missing: str) -> EndingReport: ...
     def stop(self) -> Userfaultfd: ...
@@ -585,6 +644,7 @@ class Target:
     def release_manager(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
     def children(self) -> list[Target]: ...
+    def source_failures(self) -> list[tuple[str, int, int, int, BaseException | None]]: ...
     def written(self, reset: bool) -> list[tuple[int, int]]: ...
     @property
     def id(self) -> int: ...

@@ -1,7 +1,7 @@
 """The report of an ending."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pyuffd import _core
 
@@ -22,6 +22,9 @@ class EndingReport:
         verified: Whether the target's smaps shows that no region is registered any more. False means that another
             descriptor keeps the userfaultfd alive. None means that smaps was not or could not be read.
         found_present: How many pages were present although pyuffd had not installed them. They were not changed.
+        trusted: ``"pagemap"`` if another manager had served the target before, and pyuffd took every page that was
+            missing for one that was never installed (``trust="pagemap"``). A page that the target had dropped before
+            then has the source's bytes again, instead of zeros. Otherwise None.
         poisoned: (start, length) in bytes of memory that the source could not supply. A touch of it is a SIGBUS.
         collapsed_bytes: How many bytes were put into transparent huge pages after the ending; None if ``collapse``
             is False.
@@ -36,6 +39,7 @@ class EndingReport:
     verified: bool | None
     absent_pages: int = 0
     found_present: int = 0
+    trusted: Literal["pagemap"] | None = None
     poisoned: tuple[tuple[int, int], ...] = ()
     began: float | None = None
     collapsed_bytes: int | None = None
@@ -55,6 +59,7 @@ def to_report(core: _core.EndingReport) -> EndingReport:
         missing_pages=core.missing_pages,
         absent_pages=core.absent_pages,
         found_present=core.found_present,
+        trusted="pagemap" if core.trusted_pagemap else None,
         verified=core.verified,
         poisoned=tuple(core.poisoned),
         began=core.began,

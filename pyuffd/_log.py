@@ -115,6 +115,20 @@ class _Listener:
             self._tell_end(number, count, to_report(entry.report) if entry.report else None)
         elif entry.news == "poisoned":
             logger.warning("target %d: poisoned %s: %s", number, place, _CAUSES[entry.cause])
+        elif entry.news == "guarded":
+            logger.warning("target %d: its guard had ended, and another one holds it now", number)
+        elif entry.news == "orphan":
+            logger.error(
+                "target %d: %d fork children were born as its manager died: their missing pages read as zeros",
+                number,
+                count,
+            )
+        elif entry.news == "unguarded":
+            logger.error(
+                "target %d: no guard can hold it or its fork child, so missing pages read as zeros if this process is "
+                "killed: raise RLIMIT_NOFILE and RLIMIT_NPROC",
+                number,
+            )
         elif entry.news == "stuck":
             logger.error("target %d: %s can be neither supplied nor poisoned: a touch sleeps", number, place)
         else:

@@ -1,24 +1,48 @@
 """Managers: the threads that serve targets."""
 
-import errno
+import contextlib
 import operator
-import sys
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from pyuffd import _core, _watcher
+from pyuffd import _core
 from pyuffd._arguments import check_instance
-from pyuffd._core import Region, Userfaultfd
+from pyuffd._core import Region, Source, Userfaultfd
 from pyuffd._inline import check_sigbus
 from pyuffd._log import listener
 from pyuffd._options import ServeOptions, for_engine, with_options
+from pyuffd._take_over import await_next_manager, checked_sources, inherited
 from pyuffd._target import Target
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Placement = Literal["auto", "adopt", "free"] | Sequence[int]
+
+
+class _GuardProgram:
+    """The guard, opened at the import: later this process may be another user, who cannot reach the file."""
+
+    def __init__(self) -> None:
+        self.path = Path(_core.__file__).with_name("pyuffd-guard")
+        self._file: tuple[int, os.stat_result] | None = None
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = fd, os.fstat(fd)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; -1 if there is none, or if a program that closes strangers' descriptors has closed it."""
+        with contextlib.suppress(OSError):
+            if self._file and os.path.samestat(os.fstat(self._file[0]), self._file[1]):
+                return self._file[0]
+        return -1
+
+
+_GUARD = _GuardProgram()
 
 _PLACEMENTS = "'auto', 'adopt', 'free', or a list of CPUs"
 
@@ -34,19 +58,25 @@ class Manager:
             targets when the target is added.
         fillers: How many threads fill in the background.
         placement: See ``serve()``.
+        guards: How many guards hold the targets in other processes (see ``ServeOptions.guard``), 1 or 2. With 2,
+            missing pages read as zeros only if this process and both guards are killed at once.
 
     Raises:
-        ValueError: ``handlers`` or ``fillers`` is 0, this process cannot use one of the CPUs, or the placement is
-            unknown.
+        ValueError: ``handlers`` or ``fillers`` is 0, ``guards`` is not 1 or 2, this process cannot use one of the
+            CPUs, or the placement is unknown.
     """
 
-    def __init__(self, handlers: int = 2, fillers: int = 1, *, placement: Placement = "auto") -> None:
-        self._core = make_core(handlers, fillers, placement)
+    def __init__(self, handlers: int = 2, fillers: int = 1, *, placement: Placement = "auto", guards: int = 1) -> None:
+        if guards not in (1, 2):
+            raise ValueError(f"guards is {guards!r}; it must be 1 or 2")
+        self._core = make_core(handlers, fillers, placement, guards)
         self._targets: list[Target] = []
         self._closed = False
 
     @with_options
-    def add(self, uffd: Userfaultfd, regions: Iterable[Region], **options: "Unpack[ServeOptions]") -> Target:
+    def add(
+        self, uffd: Userfaultfd, regions: Iterable[Region] | _core.Regions, **options: "Unpack[ServeOptions]"
+    ) -> Target:
         """Serve a target.
 
         Args:
@@ -67,6 +97,47 @@ class Manager:
         self._targets = [other for other in self._targets if not other.ended]
         self._targets.append(target)
         return target
+
+    @property
+    def targets(self) -> list[Target]:
+        """The targets that were added and have not ended, and those that were taken over."""
+        return [target for target in self._targets if not target.ended]
+
+    def take_over(
+        self,
+        address: "str | os.PathLike[str] | int",
+        source: Source | Sequence[Source],
+        *,
+        timeout: float | None = None,
+    ) -> list[Target]:
+        """Serve the targets of a manager that has died, too.
+
+        Args:
+            address: See ``pyuffd.take_over()``.
+            source: See ``pyuffd.take_over()``.
+            timeout: See ``pyuffd.take_over()``.
+
+        Returns:
+            The targets.
+
+        Raises:
+            RuntimeError: This manager is closed.
+            Exception: See ``pyuffd.take_over()``.
+        """
+        if self._closed:
+            raise RuntimeError("this manager is closed: make a new one")
+        sources = checked_sources(source)
+        listener.begin()
+        await_next_manager()
+        with inherited(address, timeout) as (uffds, ledgers, completions):
+            taken = self._core.take_over(uffds, ledgers, completions, sources)
+            targets = [Target(core, owns_manager=False, is_child=core.pid is None) for core in taken]
+        self._targets += targets
+        return targets
+
+    def start_guard(self) -> None:
+        """Start the guard. Otherwise the first target of another process does that, which takes a millisecond."""
+        self._core.start_guard()
 
     def close(self) -> None:
         """Fill and close every open target, and the fork children of each. Idempotent.
@@ -159,30 +230,43 @@ def serve(
 
 
 def _add(
-    core: _core.Manager, function: str, uffd: Userfaultfd, regions: Iterable[Region], options: ServeOptions
+    core: _core.Manager,
+    function: str,
+    uffd: Userfaultfd,
+    regions: Iterable[Region] | _core.Regions,
+    options: ServeOptions,
 ) -> _core.Target:
     settings = for_engine(function, options)
     check_instance("uffd", uffd, Userfaultfd)
+    every = regions if isinstance(regions, _core.Regions) else _checked(regions)
+    check_sigbus()
+    listener.begin()
+    if settings["guard"] == "manager":
+        await_next_manager()
+    return core.add(uffd, every, **settings)
+
+
+def _checked(regions: Iterable[Region]) -> list[Region]:
     if not isinstance(regions, Iterable):
         raise TypeError(f"regions is {regions!r}; it must be a list of pyuffd.Region")
     every = list(regions)
     for number, region in enumerate(every):
         check_instance(f"regions[{number}]", region, Region)
-    check_sigbus()
-    listener.begin()
-    return core.add(uffd, every, **settings)
+    return every
 
 
-def make_core(handlers: int, fillers: int, placement: Placement) -> _core.Manager:
+def make_core(handlers: int, fillers: int, placement: Placement, guards: int = 1) -> _core.Manager:
     """Make the manager of the engine. The arguments are those of ``Manager``."""
     kind, cpus = _placement(placement)
-    if kind == "adopt" and not sys.executable:
-        raise _core.UnsupportedError(
-            errno.ENOSYS,
-            "placement 'adopt' runs a watcher with sys.executable, which is not set: set it, or give placement 'auto'",
-        )
-    watcher = [sys.executable, "-I", "-S", _watcher.__file__, _core.__file__] if kind == "adopt" else []
-    return _core.Manager(handlers=handlers, fillers=fillers, placement=kind, cpus=cpus, watcher=watcher)
+    return _core.Manager(
+        handlers=handlers,
+        fillers=fillers,
+        placement=kind,
+        cpus=cpus,
+        guard=str(_GUARD.path),
+        guard_fd=_GUARD.fd,
+        guards=guards,
+    )
 
 
 def _placement(placement: Placement) -> tuple[str, list[int]]:

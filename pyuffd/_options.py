@@ -3,15 +3,18 @@
 import difflib
 import inspect
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
-from pyuffd._arguments import check_flag, check_word
+from pyuffd._arguments import check_flag, check_instance, check_word
 
 Ending = Literal["auto", "early-close", "unregister", "keep-open"]
 Install = Literal["auto", "copy", "move"]
 Present = Literal["keep", "refuse"]
 Beyond = Literal["zero", "poison"]
+Guard = Literal["poison", "manager"]
+Trust = Literal["pagemap"]
 
 
 class ServeOptions(TypedDict, total=False):
@@ -50,6 +53,20 @@ class ServeOptions(TypedDict, total=False):
             otherwise the touching threads sleep. With event features, and with regions, None installs zeros in memory
             that was registered after serving began, because no event distinguishes such memory from memory that grew.
             Until ``Target.registered()`` is called, threads that touch memory outside all regions sleep.
+        guard: What happens if this process is killed while it serves another process. ``"poison"`` has a small process,
+            the guard, hold a second reference to the target. If this process dies, the guard poisons the missing pages
+            (Linux 6.6), so that a touch is a SIGBUS; on older kernels the touching threads sleep. ``"manager"`` has
+            the guard wait for the next manager (``take_over()``): until then threads that touch missing pages sleep.
+            None has no guard: missing pages then read as zeros. Memory of this process needs no guard.
+        completion: A connected socket on which the target waits until nothing is missing (``Handoff.completion``).
+            pyuffd duplicates it.
+        again: Whether another manager served the target of another process before, and its ledger is lost: the target
+            connects again, and no guard hands it over (``Handoff.again``). Pages that are present then count as
+            ``Stats.found_present``, and threads that slept wake up. If the userfaultfd has ``Feature.EVENT_REMOVE``,
+            pyuffd refuses the target unless ``trust`` is given: the target may have dropped pages, which must read as
+            zeros, and no longer differ from those that were never installed.
+        trust: ``"pagemap"`` serves such a target all the same, and installs every page that is missing by the target's
+            pagemap. Pages that the target had dropped get their old bytes back. ``EndingReport.trusted`` says so.
         verify: Whether pyuffd reads the target's smaps after the ending, to check that the memory is released.
     """
 
@@ -63,6 +80,10 @@ class ServeOptions(TypedDict, total=False):
     registered: bool
     present: Present
     beyond: Beyond | None
+    guard: Guard | None
+    completion: socket.socket | None
+    again: bool
+    trust: Trust | None
     verify: bool
 
 
@@ -77,6 +98,10 @@ DEFAULTS: ServeOptions = {
     "registered": True,
     "present": "keep",
     "beyond": None,
+    "guard": "poison",
+    "completion": None,
+    "again": False,
+    "trust": None,
     "verify": True,
 }
 
@@ -85,7 +110,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "install": get_args(Install),
     "present": get_args(Present),
     "beyond": get_args(Beyond),
+    "guard": get_args(Guard),
+    "trust": get_args(Trust),
 }
+_OR_NONE = ("beyond", "guard", "trust")
 _IN_ARGUMENTS = "    **options: See ``ServeOptions``."
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -122,6 +150,7 @@ def for_engine(function: str, options: ServeOptions) -> dict[str, Any]:
     for name, value in every.items():
         _check(name, value)
     every["pid"] = os.getpid() if every["pid"] is None else every["pid"]
+    every["completion"] = -1 if every["completion"] is None else every["completion"].fileno()
     every["fault_around"] = None if every["fault_around"] == "auto" else every["fault_around"]
     return every
 
@@ -131,8 +160,11 @@ def _check(name: str, value: Any) -> None:
     if isinstance(default, bool):
         check_flag(name, value)
     elif name in _WORDS:
-        if value is not None or default is not None:
+        if value is not None or name not in _OR_NONE:
             check_word(name, value, _WORDS[name])
+    elif name == "completion":
+        if value is not None:
+            check_instance("completion", value, socket.socket)
     elif name == "pid" and value is not None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"pid is {value!r}; it must be a number, or None for this process")

@@ -13,6 +13,7 @@ from pyuffd._ending_report import EndingReport, to_report
 from pyuffd._inline import check_sigbus
 from pyuffd._log import logger
 from pyuffd._progress import page_bar
+from pyuffd._source_error import SourceError, source_errors
 from pyuffd._stats import Stats, to_stats
 
 Missing = Literal["raise", "fill", "zero", "poison"]
@@ -98,6 +99,15 @@ class Target:
         }
         return list(self._children.values())
 
+    @property
+    def source_errors(self) -> list[SourceError]:
+        """What the sources of the target could not supply, and why: the first 8 of such errors.
+
+        ``report.poisoned`` lists all memory that is poisoned. A manager that takes the target over does not know the
+        errors of the manager before it.
+        """
+        return source_errors(self._core)
+
     def written(self, reset: bool = False) -> list[tuple[int, int]]:
         """Return the memory that was written in regions of mode ``"missing+wp"``, or dropped, with event features.
 
@@ -113,27 +123,37 @@ class Target:
         check_flag("reset", reset)
         return self._core.written(reset)
 
-    def fill(self) -> None:
+    def fill(self, *, when_idle: bool = False) -> None:
         """Start to install all missing pages in the background. Returns at once.
+
+        Args:
+            when_idle: Whether the fill rests while faults come: it goes on when none came for a millisecond. Otherwise
+                it goes on beside faults, and gives way to each.
 
         Raises:
             RuntimeError: ``stop()`` was called before.
         """
         check_sigbus()
+        check_flag("when_idle", when_idle)
         if self._report is None:
-            self._core.fill()
+            self._core.fill(when_idle)
 
-    def registered(self) -> None:
+    def registered(self, *, check: bool = True) -> None:
         """Tell pyuffd that the target's owner has registered the regions. Call this once, after ``registered=False``.
 
         From now on a page counts as absent if it is not registered and cannot be installed. If ``fill()`` was called
         earlier, the fill begins now.
 
+        Args:
+            check: Whether pyuffd looks into the target's smaps. With False the caller knows that the memory was
+                registered. The target may then have unmapped some of it since.
+
         Raises:
             ValueError: The target's smaps shows that a region is not registered.
             RuntimeError: The memory was registered when serving began, or this was called before.
         """
-        self._core.registered()
+        check_flag("check", check)
+        self._core.registered(check)
 
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> bool:
         """Wait until no page is missing and the target has ended (keep-open: until no page is missing).

@@ -2,7 +2,8 @@
 
 The format is Firecracker's: one JSON array of ``base_host_virt_addr``, ``size``, ``offset`` and ``page_size`` (all in
 bytes), with the descriptor in SCM_RIGHTS, in one message. A manager that uses this module can therefore serve
-Firecracker snapshots. Messages of pyuffd also have a ``mode``, which other programs ignore.
+Firecracker snapshots. Messages of pyuffd also have a ``mode``, a ``completion`` if the target will call
+``wait_complete()``, and ``again`` if another manager has served the target before. Other programs ignore these.
 """
 
 import array
@@ -10,15 +11,16 @@ import json
 import operator
 import os
 import socket
-import struct
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-from pyuffd._arguments import check_flag, check_instance, check_source, check_word
+from pyuffd._arguments import check_count, check_flag, check_instance, check_source, check_word
+from pyuffd._completion import Completion as Completion
+from pyuffd._completion import wait_complete as wait_complete
 from pyuffd._core import Region, Source, Userfaultfd
 from pyuffd._flags import RegisterMode
+from pyuffd._strangers import CREDENTIALS, check_descriptors, close_elsewhere, known_peer, receive_message
 
 Mode = Literal["missing", "minor", "missing+minor", "missing+wp"]
 OnRemove = Literal["auto", "keep", "zero", "poison"]
@@ -29,10 +31,6 @@ REGISTER_MODES: dict[str, RegisterMode] = {
     "missing+minor": RegisterMode.MISSING | RegisterMode.MINOR,
     "missing+wp": RegisterMode.MISSING | RegisterMode.WP,
 }
-
-_MOST_BYTES = 1 << 24  # about 150 000 regions
-_DEADLINE_SECONDS = 10.0
-_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 
 
 class _Options(TypedDict):
@@ -47,12 +45,21 @@ class Handoff:
     Attributes:
         uffd: The userfaultfd of the target.
         regions: The regions, which the sender has registered.
-        pid: The process id of the target.
+        pid: The process id of the target: the kernel's word, at the time when the message was sent.
+        uid: The user id of the sender; None if the kernel did not tell it.
+        gid: The group id of the sender; None if the kernel did not tell it.
+        completion: A duplicate of the socket, if the sender will call ``wait_complete()``: pass it to ``serve()``, and
+            close it. Else None.
+        again: Whether another manager has served the target before: pass it to ``serve()``.
     """
 
     uffd: Userfaultfd
     regions: list[Region]
     pid: int
+    uid: int | None = None
+    gid: int | None = None
+    completion: socket.socket | None = None
+    again: bool = False
 
 
 def send(
@@ -62,6 +69,8 @@ def send(
     keep: bool = False,
     register: bool = True,
     mode: Mode = "missing",
+    completion: bool = False,
+    again: bool = False,
 ) -> None:
     """Hand a userfaultfd of this process to the manager at the other end of a unix stream socket.
 
@@ -73,6 +82,10 @@ def send(
         keep: Whether this process keeps its descriptor open.
         register: Whether to register the regions; False if they are registered already.
         mode: The mode of the regions (see ``Region``). The message has it.
+        completion: Whether this process will call ``wait_complete()``. The message has it, and other programs ignore
+            it.
+        again: Whether a manager that is dead by now has served the userfaultfd. The message has it. Give
+            ``register=False``, too.
 
     Raises:
         ValueError: A region has not four numbers, or the userfaultfd is closed.
@@ -83,6 +96,8 @@ def send(
     check_instance("uffd", uffd, Userfaultfd)
     check_flag("keep", keep)
     check_flag("register", register)
+    check_flag("completion", completion)
+    check_flag("again", again)
     check_word("mode", mode, get_args(Mode))
     entries = [tuple(operator.index(number) for number in region) for region in regions]
     for entry in entries:
@@ -93,7 +108,9 @@ def send(
         for start, length, _, _ in entries if register else ():
             uffd.register(start, length, REGISTER_MODES[mode])
             registered.append((start, length))
-        _send_message(sock, uffd, entries, mode)
+        flags = {"completion": completion, "again": again}
+        told = {"mode": mode} | {name: True for name, flag in flags.items() if flag}
+        _send_message(sock, uffd, entries, told)
     except BaseException:
         for start, length in registered:  # nobody serves them
             uffd.unregister(start, length)
@@ -103,10 +120,12 @@ def send(
         uffd.close()
 
 
-def _send_message(sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[int, ...]], mode: Mode) -> None:
+def _send_message(
+    sock: socket.socket, uffd: Userfaultfd, entries: list[tuple[int, ...]], of_each: dict[str, Any]
+) -> None:
     names = ("base_host_virt_addr", "size", "offset", "page_size")
-    text = json.dumps([dict(zip(names, entry, strict=True)) | {"mode": mode} for entry in entries]).encode()
-    credentials = _CREDENTIALS.pack(os.getpid(), os.getuid(), os.getgid())
+    text = json.dumps([dict(zip(names, entry, strict=True)) | of_each for entry in entries]).encode()
+    credentials = CREDENTIALS.pack(os.getpid(), os.getuid(), os.getgid())
     ancillary = [
         (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [uffd.fileno()]).tobytes()),
         (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
@@ -122,15 +141,22 @@ def receive(
     *,
     mode: Mode | None = None,
     on_remove: OnRemove = "auto",
+    max_bytes: int = 1 << 40,
+    max_regions: int = 65536,
+    window: tuple[int, int] | None = None,
 ) -> Handoff:
     """Receive a userfaultfd from the target at the other end of a unix stream socket.
 
     Args:
         sock: A connected unix stream socket.
-        source: The source of all regions. Each region begins at the offset that the sender names.
+        source: The source of all regions. Each region begins at the offset that the sender names. The sender can read
+            every byte of the source, or of the window.
         mode: The mode in which the sender registered the regions (see ``Region``). None takes the mode of the message,
             or ``"missing"``.
         on_remove: See ``Region``.
+        max_bytes: How many bytes all regions together may have.
+        max_regions: How many regions there may be.
+        window: (offset, length) in bytes of the part of the source that the sender may name. None is the whole source.
 
     Returns:
         The arguments of ``serve()``.
@@ -145,72 +171,60 @@ def receive(
     if mode is not None:
         check_word("mode", mode, get_args(Mode))
     check_word("on_remove", on_remove, get_args(OnRemove))
-    text, fds, pid = _receive_message(sock)
+    limits = _Limits(max_bytes, max_regions, window)
+    text, fds, sender = receive_message(sock)
     try:
-        if len(fds) != 1:
-            raise ValueError(f"a hand-off has one descriptor, but {len(fds)} came: send it with pyuffd.handoff.send")
+        check_descriptors(fds)
         entries = _parse(text)
+        limits.check(entries)
         options: _Options = {"mode": mode, "on_remove": on_remove}
         regions = [_region(index, entry, source, options) for index, entry in enumerate(entries)]
         uffd = Userfaultfd.adopt(fds.pop())
     finally:
-        for fd in fds:
-            os.close(fd)
-    return Handoff(uffd, regions, pid or _peer_pid(sock))
+        close_elsewhere(fds)
+    pid, uid, gid = sender or known_peer(sock)
+    completion = sock.dup() if entries[0].get("completion") is True else None
+    return Handoff(uffd, regions, pid, uid, gid, completion, again=entries[0].get("again") is True)
 
 
-def _receive_message(sock: socket.socket) -> tuple[bytes, list[int], int]:
-    """Read until the text is a whole JSON value, because a stream can cut the message anywhere."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    room = socket.CMSG_SPACE(16 * array.array("i").itemsize) + socket.CMSG_SPACE(_CREDENTIALS.size)
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    before = sock.gettimeout()
-    text, fds, pid = b"", [], 0
-    try:
-        while True:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            part, ancillary, _, _ = sock.recvmsg(65536, room, socket.MSG_CMSG_CLOEXEC)
-            fds += [fd for message in ancillary for fd in _descriptors(message)]
-            pid = next((_sender(message) for message in ancillary if _sender(message)), pid)
-            if not part:
-                raise ConnectionError("the sender closed the connection before its hand-off was complete")
-            text += part
-            if len(text) > _MOST_BYTES:
+class _Limits:
+    """What a sender may ask for."""
+
+    def __init__(self, max_bytes: int, max_regions: int, window: tuple[int, int] | None) -> None:
+        self._max_bytes = check_count("max_bytes", max_bytes)
+        self._max_regions = check_count("max_regions", max_regions)
+        if window is not None:
+            try:
+                offset, length = map(operator.index, window)
+            except (TypeError, ValueError):
+                raise TypeError(f"window is {window!r}; it must be (offset, length) in bytes, or None") from None
+            if offset < 0 or length <= 0:
+                raise ValueError(f"window is {window!r}; offset must be at least 0, and length at least 1")
+            window = offset, length
+        self._window = window
+
+    def check(self, entries: list[Any]) -> None:
+        if len(entries) > self._max_regions:
+            raise ValueError(f"the hand-off has {len(entries)} regions; max_regions permits {self._max_regions}")
+        total = 0
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise ValueError(f"region {index} of the hand-off is not a JSON object")
+            try:
+                offset, size = _number(entry, "offset"), _number(entry, "size")
+            except ValueError as error:
+                raise ValueError(f"region {index} of the hand-off: {error}") from None
+            total += size
+            if self._window is None:
+                continue
+            first, length = self._window
+            if offset < first or offset + size > first + length:
                 raise ValueError(
-                    f"a hand-off has at most {_MOST_BYTES} bytes, but this one is longer: send fewer regions"
+                    f"region {index} of the hand-off asks for bytes {offset} to {offset + size} of the source; the "
+                    f"window permits {first} to {first + length}"
                 )
-            if _is_whole(text):
-                return text, fds, pid
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no complete hand-off came within {_DEADLINE_SECONDS:.0f} seconds")
-    except BaseException:
-        for fd in fds:
-            os.close(fd)
-        raise
-    finally:
-        sock.settimeout(before)
-
-
-def _descriptors(message: tuple[int, int, bytes]) -> list[int]:
-    level, kind, data = message
-    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-        return []
-    fds = array.array("i")
-    fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
-
-
-def _sender(message: tuple[int, int, bytes]) -> int:
-    level, kind, data = message
-    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-        return 0
-    pid: int = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
-    return pid
-
-
-def _is_whole(text: bytes) -> bool:
-    """Whether the last bracket of the array came. The content is checked afterwards."""
-    return text.rstrip().endswith(b"]") or not text.lstrip().startswith(b"[")
+        if total > self._max_bytes:
+            raise ValueError(f"the regions of the hand-off have {total} bytes; max_bytes permits {self._max_bytes}")
 
 
 def _parse(text: bytes) -> list[Any]:
@@ -245,6 +259,8 @@ def _region(index: int, entry: Any, source: Source | None, options: _Options) ->
 def _mode(entry: dict[str, Any], expected: Mode | None) -> Mode:
     """Return the mode of a region. If the message names no mode, as those of Firecracker, return the expected mode."""
     mode: Mode = entry.get("mode", expected or "missing")
+    if not isinstance(mode, str) or mode not in REGISTER_MODES:
+        raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(map(repr, REGISTER_MODES))}")
     if expected not in (None, mode):
         raise ValueError(f"mode is {mode!r}, but receive() was told {expected!r}: leave mode out")
     return mode
@@ -255,15 +271,3 @@ def _number(entry: dict[str, Any], field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
         raise ValueError(f"{field} is {value!r}; it must be a number of bytes between 0 and 2**64 - 1")
     return value
-
-
-def _peer_pid(sock: socket.socket) -> int:
-    """Return the pid of the process that connected. A sender such as Firecracker sends no credentials."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(data)[0]
-    if pid in (0, os.getpid()):
-        raise ValueError(
-            "the sender's pid is not known: the hand-off came without SCM_CREDENTIALS, and SO_PEERCRED names this "
-            "process or none. The sender must connect to a listening socket, or use pyuffd.handoff.send"
-        )
-    return pid

@@ -1,3 +1,4 @@
+#include "bindings/cause_name.hpp"
 #include "bindings/common.hpp"
 #include "engine/serve/served/journal.hpp"
 
@@ -14,30 +15,14 @@ const char* name(News news) {
       return "poisoned";
     case News::stuck:
       return "stuck";
+    case News::unguarded:
+      return "unguarded";
+    case News::orphan:
+      return "orphan";
+    case News::guarded:
+      return "guarded";
     case News::lost_wakes:
       return "lost-wakes";
-  }
-  return "";
-}
-
-const char* name(Cause cause) {
-  switch (cause) {
-    case Cause::unreadable:
-      return "unreadable";
-    case Cause::unanswered:
-      return "unanswered";
-    case Cause::late:
-      return "late";
-    case Cause::asked:
-      return "asked";
-    case Cause::unserved:
-      return "unserved";
-    case Cause::removed:
-      return "removed";
-    case Cause::outside:
-      return "outside";
-    case Cause::alias:
-      return "alias";
   }
   return "";
 }
@@ -49,7 +34,7 @@ py::object read(std::optional<double> seconds) {
   if (!entry) return py::none();
   const py::object report = entry->report ? py::cast(*entry->report) : py::none();
   return py::make_tuple(name(entry->news), entry->target, entry->count, entry->range.start,
-                        entry->range.length, name(entry->cause), report);
+                        entry->range.length, cause_name(entry->cause), report);
 }
 
 }  // namespace

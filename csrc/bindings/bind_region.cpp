@@ -1,6 +1,10 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
 #include "bindings/arguments.hpp"
 #include "bindings/docstrings.hpp"
 #include "bindings/held_buffer.hpp"
+#include "bindings/manager_handles.hpp"
 #include "bindings/mapping_handle.hpp"
 #include "engine/linux/syscall.hpp"
 #include "engine/target/region.hpp"
@@ -61,6 +65,24 @@ uint64_t start_argument(const py::object& start) {
   return unsigned_argument(start, "start");
 }
 
+using Column = py::array_t<uint64_t, py::array::c_style | py::array::forcecast>;
+
+Regions regions_of(const Column& starts, const Column& lengths, const Column& offsets,
+                   const Column& numbers, const std::vector<SourcePtr>& sources) {
+  const auto start = starts.unchecked<1>(), length = lengths.unchecked<1>();
+  const auto offset = offsets.unchecked<1>(), number = numbers.unchecked<1>();
+  const py::ssize_t count = start.shape(0);
+  if (length.shape(0) != count || offset.shape(0) != count || number.shape(0) != count)
+    throw py::value_error("the columns have different lengths");
+  Regions regions;
+  regions.all.reserve(static_cast<size_t>(count));
+  for (py::ssize_t i = 0; i < count; ++i) {
+    regions.all.emplace_back(Range{start(i), length(i)}, sources.at(number(i)), offset(i),
+                             sys::page_size(), kMissingFaults, OnRemove::decide);
+  }
+  return regions;
+}
+
 // That of the mapping in which it lies, if that is one of ours.
 uint64_t page_size_at(const Range& range) {
   const auto mapping = mapping_at(range);
@@ -71,6 +93,9 @@ uint64_t page_size_at(const Range& range) {
 
 void bind_region(py::module_& m) {
   using namespace py::literals;
+  py::class_<Regions>(m, "Regions")
+      .def(py::init(&regions_of), "start"_a, "length"_a, "offset"_a, "number"_a, "sources"_a)
+      .def("__len__", [](const Regions& regions) { return regions.all.size(); });
   py::class_<Region>(m, "Region", doc("Region"))
       .def(py::init([](const py::object& start, const py::object& length, const py::object& source,
                        const py::object& source_offset, const py::object& page_size,

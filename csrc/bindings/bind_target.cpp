@@ -1,5 +1,7 @@
+#include "bindings/cause_name.hpp"
 #include "bindings/choice.hpp"
 #include "bindings/manager_handles.hpp"
+#include "bindings/raised.hpp"
 #include "engine/serve/adoption/adoption.hpp"
 #include "engine/serve/awake/vigil.hpp"
 #include "engine/serve/served/statistics.hpp"
@@ -139,6 +141,16 @@ std::vector<std::pair<uint64_t, uint64_t>> pairs(const std::vector<Range>& range
   return result;
 }
 
+// The cause, the place in the source, the memory, and what was raised.
+py::list source_failures(const TargetHandle& handle) {
+  py::list failures;
+  for (const SourceFailure& each : handle.served->target.source_failures().kept()) {
+    failures.append(py::make_tuple(cause_name(each.blame.cause), each.offset, each.address,
+                                   each.length, to_exception(each.blame.error)));
+  }
+  return failures;
+}
+
 }  // namespace
 
 void bind_target(py::module_& m) {
@@ -153,20 +165,23 @@ void bind_target(py::module_& m) {
       .def_readonly("missing_pages", &EndingReport::missing_pages)
       .def_readonly("absent_pages", &EndingReport::absent_pages)
       .def_readonly("found_present", &EndingReport::found_present)
+      .def_readonly("trusted_pagemap", &EndingReport::trusted_pagemap)
       .def_readonly("verified", &EndingReport::verified)
       .def_readonly("collapsed_bytes", &EndingReport::collapsed_bytes)
       .def_property_readonly("poisoned",
                              [](const EndingReport& report) { return pairs(report.poisoned); });
 
   py::class_<TargetHandle>(m, "Target")
-      .def("fill",
-           [](const TargetHandle& handle) {
-             Manager::check_fill(*handle.served);
-             if (handle.served_no_more()) return;
-             const Kept<Manager> manager(handle.manager.get());
-             const std::shared_ptr<ServedTarget> served = handle.served.get();
-             without_gil([&] { manager->fill(*served); });
-           })
+      .def(
+          "fill",
+          [](const TargetHandle& handle, bool when_idle) {
+            Manager::check_fill(*handle.served);
+            if (handle.served_no_more()) return;
+            const Kept<Manager> manager(handle.manager.get());
+            const std::shared_ptr<ServedTarget> served = handle.served.get();
+            without_gil([&] { manager->fill(*served, when_idle); });
+          },
+          "when_idle"_a)
       .def(
           "wait",
           [](const TargetHandle& handle, double seconds) {
@@ -177,13 +192,15 @@ void bind_target(py::module_& m) {
             return done;
           },
           "seconds"_a)
-      .def("registered",
-           [](const TargetHandle& handle) {
-             if (handle.served_no_more()) return;
-             const Kept<Manager> manager(handle.manager.get());
-             const std::shared_ptr<ServedTarget> served = handle.served.get();
-             without_gil([&] { manager->set_registered(*served); });
-           })
+      .def(
+          "registered",
+          [](const TargetHandle& handle, bool check) {
+            if (handle.served_no_more()) return;
+            const Kept<Manager> manager(handle.manager.get());
+            const std::shared_ptr<ServedTarget> served = handle.served.get();
+            without_gil([&] { manager->set_registered(*served, check); });
+          },
+          "check"_a)
       .def("close", &close, "missing"_a)
       .def("stop", &stop)
       .def("discard",
@@ -196,6 +213,7 @@ void bind_target(py::module_& m) {
       .def("release_manager", [](TargetHandle& handle) { handle.manager.release(); })
       .def("stats", &stats)
       .def("children", &children_of)
+      .def("source_failures", &source_failures)
       .def_property_readonly("pid", &pid_of)
       .def_property_readonly(
           "user_mode_only",

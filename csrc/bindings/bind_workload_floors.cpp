@@ -1,6 +1,7 @@
 #include "bindings/bind_workload.hpp"
 #include "engine/linux/dma_latency.hpp"
 #include "workload/floor.hpp"
+#include "workload/lazy_floor.hpp"
 #include "workload/move_floor.hpp"
 #include "workload/sigbus_floor.hpp"
 
@@ -14,6 +15,10 @@ uint64_t bulk_copy_of(int fd, uint64_t start, uint64_t source, uint64_t length, 
 
 uint64_t unregister_and_close_of(int fd, const PyRanges& ranges) {
   return unregister_and_close(fd, to_ranges(ranges));
+}
+
+uint64_t lazy_floor_of(int fd, int file, const PyRanges& ranges, uint64_t chunk) {
+  return lazy_floor({fd, file, to_ranges(ranges), chunk});
 }
 
 uint64_t sigbus_touch_of(int fd, uint64_t start, uint64_t source, uint64_t length, uint64_t window,
@@ -44,6 +49,9 @@ void bind_floors(py::module_& m) {
   m.def("close_fd", &close_fd, py::arg("fd"), WithoutGil(), "close(2); returns ns.");
   m.def("unregister_and_close", &unregister_and_close_of, py::arg("fd"), py::arg("ranges"),
         WithoutGil(), "UNREGISTER and WAKE of every range, then close(2); returns ns.");
+  m.def("lazy_floor", &lazy_floor_of, py::arg("fd"), py::arg("file"), py::arg("ranges"),
+        py::kw_only(), py::arg("chunk"), WithoutGil(),
+        "One page a fault, and chunks while none waits, until all are installed; returns ns.");
   m.def("memcpy_floor", &memcpy_floor, py::arg("destination"), py::arg("source"), py::arg("length"),
         WithoutGil(), "memcpy; returns ns.");
   m.def("read_floor", &read_floor, py::arg("fd"), py::arg("destination"), py::arg("length"),

@@ -20,6 +20,7 @@ void bind_messages(py::module_& m);
 void bind_userfaultfd(py::module_& m);
 void bind_mapping(py::module_& m);
 void bind_sources(py::module_& m);
+void bind_callable_source(py::module_& m);
 void bind_shared_image(py::module_& m);
 void bind_region(py::module_& m);
 void bind_manager(py::module_& m);

@@ -11,6 +11,11 @@
 
 namespace uffd::bindings {
 
+// Many regions of another process, made at once: a Python object for each would take microseconds.
+struct Regions {
+  std::vector<Region> all;
+};
+
 // An object whose threads live in the process that made it. A fork child must not run its
 // destructor.
 template <typename Held>

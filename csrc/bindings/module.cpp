@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, m) {
   bind_userfaultfd(m);
   bind_mapping(m);
   bind_sources(m);
+  bind_callable_source(m);
   bind_shared_image(m);
   bind_region(m);
   bind_target(m);

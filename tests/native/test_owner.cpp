@@ -27,7 +27,9 @@ void write_to(uint64_t address) {
 SourcePtr late_source(std::optional<int64_t> deadline) {
   std::optional<std::chrono::nanoseconds> wait;
   if (deadline) wait = std::chrono::nanoseconds(*deadline);
-  return std::make_shared<CallableSource>([](uint64_t, std::span<std::byte>) {}, 1 << 20, wait);
+  return std::make_shared<CallableSource>([](uint64_t, std::span<std::byte>) {},
+                                          [](const std::exception_ptr&) {}, 1 << 20, 0, wait,
+                                          Retry{});
 }
 
 std::shared_ptr<ServedTarget> some_target() {
@@ -272,6 +274,60 @@ TEST_SUITE("pure") {
     queue.finish(hung);
     queue.finish(slow);
     CHECK(queue.has_work());
+  }
+
+  TEST_CASE("a request whose read failed rests, takes nobody's place, and keeps its deadline") {
+    FetchQueue queue(1);
+    const SourcePtr source = late_source(100);
+    const auto served = some_target();
+    for (const uint64_t first : {0, 1}) queue.push(request(served, source, first), 0);
+    const auto sick = queue.begin(10);
+    sick->failures = 1;
+    queue.rest(sick, 50);
+    CHECK(queue.has_work_of_idle_source());
+    const auto other = queue.begin(11);
+    REQUIRE(other);
+    CHECK(other->first == 1);
+    CHECK(!queue.has_work_of_idle_source());
+    queue.finish(other);
+    CHECK(queue.next_due() == 50);
+    uint64_t first = 0, end = 1;
+    CHECK(queue.narrow(*served, 0, first, end) == sick);  // nobody else asks for it
+    queue.wake_rested(49);
+    CHECK(!queue.has_work());
+    queue.wake_rested(50);
+    CHECK(queue.begin(60) == sick);
+    CHECK(queue.next_due() == 110);  // of the first read
+    queue.rest(sick, 200);
+    CHECK(queue.take_due(110) == sick);
+    queue.expired(sick, 110);
+    CHECK(queue.next_due() == FetchRequest::kNever);
+    CHECK(served->outstanding_fetches == 0);
+  }
+
+  TEST_CASE("a target that ends takes what rests with it") {
+    FetchQueue queue(1);
+    const auto served = some_target();
+    queue.push(request(served, late_source({}), 0), 0);
+    queue.rest(queue.begin(0), 50);
+    queue.forget(*served);
+    CHECK(served->outstanding_fetches == 0);
+    CHECK(queue.next_due() == FetchRequest::kNever);
+    queue.wake_rested(60);
+    CHECK(!queue.has_work());
+  }
+
+  TEST_CASE("tries end by their number or by time, and the pauses between them double") {
+    using std::chrono::milliseconds;
+    const Retry twice{.retries = 2}, a_while{.retries = std::nullopt, .within = milliseconds(300)};
+    CHECK(twice.allows(2, milliseconds(100'000)));
+    CHECK(!twice.allows(3, {}));
+    CHECK(a_while.allows(1000, milliseconds(299)));
+    CHECK(!a_while.allows(1, milliseconds(300)));
+    CHECK(!Retry{}.allows(1, {}));
+    CHECK(Retry::pause(1) == milliseconds(50));
+    CHECK(Retry::pause(3) == milliseconds(200));
+    CHECK(Retry::pause(1'000'000) == milliseconds(2000));
   }
 }
 

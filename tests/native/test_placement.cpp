@@ -26,7 +26,7 @@ ManagerOptions adopting(size_t fillers = 1) {
   ManagerOptions options;
   options.fillers = fillers;
   options.placement = {Placement::adopt, {some_cpu()}};
-  options.watcher = {"/proc/self/exe", "watch"};
+  options.guard = {.path = PYUFFD_GUARD};
   return options;
 }
 

@@ -33,6 +33,7 @@ struct EndingReport {
       0;  // never supplied: they read as zeros from now on, or sleep under keep_open
   uint64_t absent_pages = 0;     // not in registered memory when they were to be installed
   uint64_t found_present = 0;    // present, and installed by nobody of ours: kept as they were
+  bool trusted_pagemap = false;  // which pages were missing was known by the pagemap alone
   std::optional<bool> verified;  // whether smaps shows no registered region any more
   std::optional<uint64_t> collapsed_bytes;  // into huge pages, afterwards; empty: not asked for
   std::vector<Range> poisoned;              // could not be supplied: touching them gives SIGBUS

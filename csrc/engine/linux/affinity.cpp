@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <charconv>
-#include <fstream>
 #include <memory>
 #include <span>
 #include <string>
@@ -58,26 +57,40 @@ ino_t pid_namespace(const std::string& process) noexcept {
   return ::stat(("/proc/" + process + "/ns/pid").c_str(), &found) == 0 ? found.st_ino : 0;
 }
 
+// More than a system has processes (the largest pid_max): while a tree is walked, it changes.
+constexpr size_t kMostDescendants = size_t{1} << 22;
+
+// A file of /proc; empty where it cannot be read.
+std::string read_whole(const std::string& path) {
+  const Fd file(sys::open(path.c_str(), O_RDONLY));
+  std::string text;
+  char part[4096];
+  for (ssize_t length; file && (length = sys::read(file.get(), part, sizeof part)) > 0;)
+    text.append(part, static_cast<size_t>(length));
+  return text;
+}
+
+std::string of_task(pid_t process, pid_t thread, const char* file) {
+  return "/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) + "/" + file;
+}
+
 // The last number of the line NSpid: the thread's id in the innermost namespace.
 pid_t own_id_of(pid_t process, pid_t thread) {
-  std::ifstream status("/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) +
-                       "/status");
-  for (std::string line; std::getline(status, line);) {
-    if (!line.starts_with("NSpid:")) continue;
-    return static_cast<pid_t>(
-        number_at(std::string_view(line).substr(line.find_last_of(" \t") + 1)));
-  }
-  return 0;
+  const std::string status = read_whole(of_task(process, thread, "status"));
+  const size_t start = status.find("\nNSpid:");
+  if (start == std::string::npos) return 0;
+  const std::string_view line =
+      std::string_view(status).substr(start + 1, status.find('\n', start + 1) - start - 1);
+  return static_cast<pid_t>(number_at(line.substr(line.find_last_of(" \t") + 1)));
 }
 
 void add_children(pid_t process, std::vector<pid_t>& found) {
   for (const pid_t thread : threads_of(process)) {
-    std::ifstream children("/proc/" + std::to_string(process) + "/task/" + std::to_string(thread) +
-                           "/children");
-    for (pid_t child; children >> child;) {
-      found.push_back(child);
-      add_children(child, found);
-    }
+    const std::string children = read_whole(of_task(process, thread, "children"));
+    // Each number has a space behind it.
+    for (size_t at = 0, space; (space = children.find(' ', at)) != std::string::npos;
+         at = space + 1)
+      found.push_back(static_cast<pid_t>(number_at(std::string_view(children).substr(at))));
   }
 }
 
@@ -145,6 +158,9 @@ std::vector<pid_t> threads_of(pid_t process) {
 std::vector<pid_t> descendants_of(pid_t process) {
   std::vector<pid_t> found;
   add_children(process, found);
+  // Level by level: a tree may be as deep as there are processes.
+  for (size_t next = 0; next < found.size() && found.size() < kMostDescendants; ++next)
+    add_children(found[next], found);
   return found;
 }
 

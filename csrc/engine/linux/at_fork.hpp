@@ -12,7 +12,8 @@ class AtFork {
   // The order in which prepare is called; the other two hooks are called in the reverse order. A
   // thread that holds a lock of one level waits for locks of later levels only.
   enum class Level {
-    descriptors,   // first: a thread that holds forks may call anything
+    guard,         // the link to the guard: it opens and closes descriptors
+    descriptors,   // a thread that holds forks may call anything but the guard's link
     inline_table,  //
     local_memory,  //
     image,         //

@@ -8,12 +8,12 @@
 namespace uffd {
 namespace {
 
-constexpr const char* kDevice = "/dev/cpu_dma_latency";
+constexpr const char* kLatencyDevice = "/dev/cpu_dma_latency";
 
 }  // namespace
 
 int open_dma_latency() noexcept {
-  return sys::open(kDevice, O_WRONLY);
+  return sys::open(kLatencyDevice, O_WRONLY);
 }
 
 int request_dma_latency(int fd, int32_t microseconds) noexcept {
@@ -25,13 +25,14 @@ DmaLatency::DmaLatency() {
   const int fd = open_dma_latency();
   if (fd < 0) {
     throw UnsupportedError(-fd,
-                           std::string("idle CPUs cannot be kept awake: ") + kDevice +
-                               " cannot be opened for writing: run setfacl -m u:NAME:w " + kDevice,
-                           {kDevice});
+                           std::string("idle CPUs cannot be kept awake: ") + kLatencyDevice +
+                               " cannot be opened for writing: run setfacl -m u:NAME:w " +
+                               kLatencyDevice,
+                           {kLatencyDevice});
   }
   fd_ = Fd(fd);
   const int error = request_dma_latency(fd, kNoLatency);
-  if (error < 0) throw SystemError(-error, kDevice);
+  if (error < 0) throw SystemError(-error, kLatencyDevice);
 }
 
 }  // namespace uffd

@@ -17,4 +17,9 @@ std::string errno_text(int error) {
   return std::generic_category().message(error);
 }
 
+void throw_errno(const char* what) {
+  const int error = errno;
+  throw SystemError(error, std::string(what) + ": " + errno_text(error));
+}
+
 }  // namespace uffd

@@ -42,10 +42,13 @@ std::string range_text(unsigned long long start, unsigned long long length);
 // "Operation not permitted" for EPERM.
 std::string errno_text(int error);
 
+// With the kernel's words for errno behind what was called.
+[[noreturn]] void throw_errno(const char* what);
+
 // For calls that set errno: throws SystemError where the result is negative.
 template <typename Result>
 Result or_throw(Result result, const char* what) {
-  if (result < 0) throw SystemError(errno, what);
+  if (result < 0) throw_errno(what);
   return result;
 }
 

@@ -7,7 +7,7 @@
 namespace uffd {
 namespace {
 
-struct Registry {
+struct ClosedInForks {
   std::mutex mutex;
   std::set<int> open;
   unsigned generation = 0;  // forks since the library was loaded; written in a fork child
@@ -18,7 +18,7 @@ struct Registry {
                   .in_parent = [](void* self) noexcept { of(self).mutex.unlock(); },
                   .in_child = [](void* self) noexcept { of(self).close_all_in_child(); }}};
 
-  static Registry& of(void* self) noexcept { return *static_cast<Registry*>(self); }
+  static ClosedInForks& of(void* self) noexcept { return *static_cast<ClosedInForks*>(self); }
   void close_all_in_child() noexcept {
     for (const int fd : open) ::close(fd);
     open.clear();
@@ -29,7 +29,7 @@ struct Registry {
 
 // Made when the library is loaded, since the guard of a function's static object is a lock that a
 // fork may find taken. Never destroyed: a fork may come as late as exit.
-Registry& registry = *new Registry;
+ClosedInForks& closed_in_forks = *new ClosedInForks;
 
 // A place in the set for a descriptor that is not known yet.
 std::set<int>::node_type spare_node() {
@@ -41,28 +41,29 @@ std::set<int>::node_type spare_node() {
 
 ForkClosedFd::ForkClosedFd(const std::function<int()>& open) {
   auto node = spare_node();
-  const std::lock_guard lock(registry.mutex);
+  const std::lock_guard lock(closed_in_forks.mutex);
   fd_ = open();
-  generation_ = registry.generation;
+  generation_ = closed_in_forks.generation;
   if (fd_ < 0) return;
   node.value() = fd_;
-  registry.open.insert(std::move(node));
+  closed_in_forks.open.insert(std::move(node));
 }
 
-ForkClosedFd::ForkClosedFd(int fd, const HeldForks&) : fd_(fd), generation_(registry.generation) {
-  registry.open.insert(fd);
+ForkClosedFd::ForkClosedFd(int fd, const HeldForks&)
+    : fd_(fd), generation_(closed_in_forks.generation) {
+  closed_in_forks.open.insert(fd);
 }
 
 HeldForks ForkClosedFd::hold_forks() {
-  return HeldForks(registry.mutex);
+  return HeldForks(closed_in_forks.mutex);
 }
 
 HeldForks ForkClosedFd::try_hold_forks() {
-  return HeldForks(registry.mutex, std::try_to_lock);
+  return HeldForks(closed_in_forks.mutex, std::try_to_lock);
 }
 
 ForkClosedFd::operator bool() const noexcept {
-  return fd_ >= 0 && generation_ == registry.generation;
+  return fd_ >= 0 && generation_ == closed_in_forks.generation;
 }
 
 void ForkClosedFd::close() noexcept {
@@ -79,8 +80,8 @@ bool ForkClosedFd::try_close() noexcept {
 
 void ForkClosedFd::close(const HeldForks&) noexcept {
   if (fd_ < 0) return;
-  if (generation_ == registry.generation) {
-    registry.open.erase(fd_);
+  if (generation_ == closed_in_forks.generation) {
+    closed_in_forks.open.erase(fd_);
     ::close(fd_);
   }
   fd_ = -1;

@@ -135,14 +135,14 @@ namespace {
 
 // Made when the library is loaded and never destroyed: a target may end, and a fork may come, as
 // late as exit.
-ForkHoleList& list = *new ForkHoleList;
+ForkHoleList& fork_holes = *new ForkHoleList;
 
 }  // namespace
 
 ForkHole::ForkHole(const std::vector<Range>& ranges) {
   for (const Range& range : ranges) add(ranges_, range);
-  const std::lock_guard lock(list.mutex);
-  Ranges left = list.left;
+  const std::lock_guard lock(fork_holes.mutex);
+  Ranges left = fork_holes.left;
   for (const Range& range : ranges_) remove(left, range);
   for (const Range& range : ranges_) {
     const int error = advise(range, MADV_DONTFORK);
@@ -152,36 +152,36 @@ ForkHole::ForkHole(const std::vector<Range>& ranges) {
     for (const Range& before : ranges_) {
       if (before.start <= range.start) add(excluded, before);
     }
-    for (const Range& still : list.left) remove(excluded, still);
-    for (const Range& part : excluded) list.give_back(part, list.first);
+    for (const Range& still : fork_holes.left) remove(excluded, still);
+    for (const Range& part : excluded) fork_holes.give_back(part, fork_holes.first);
     throw SystemError(-error, "cannot keep " + range_text(range.start, range.length) +
                                   " out of fork children (MADV_DONTFORK): map it first");
   }
-  list.left = std::move(left);
-  list.insert(*this);
+  fork_holes.left = std::move(left);
+  fork_holes.insert(*this);
 }
 
 void ForkHole::lift() noexcept {
-  const std::lock_guard lock(list.mutex);
+  const std::lock_guard lock(fork_holes.mutex);
   if (!listed_) return;
   apply_changes();
-  list.remove(*this);
-  for (const Range& range : ranges_) list.give_back(range, list.first);
+  fork_holes.remove(*this);
+  for (const Range& range : ranges_) fork_holes.give_back(range, fork_holes.first);
   ranges_.clear();
 }
 
 void ForkHole::leave() noexcept {
-  const std::lock_guard lock(list.mutex);
+  const std::lock_guard lock(fork_holes.mutex);
   if (!listed_) return;
   apply_changes();
   try {
-    Ranges left = list.left;
+    Ranges left = fork_holes.left;
     for (const Range& range : ranges_) add(left, range);
-    list.left = std::move(left);
+    fork_holes.left = std::move(left);
   } catch (const std::bad_alloc&) {
     // The memory stays out of fork children, but gets no plug.
   }
-  list.remove(*this);
+  fork_holes.remove(*this);
   ranges_.clear();
 }
 
@@ -192,7 +192,7 @@ bool ForkHole::tell(const Change& change) noexcept {
   } catch (const std::bad_alloc&) {
     return false;  // lost: moved memory stays out of fork children, without a plug
   }
-  const std::unique_lock lock(list.mutex, std::try_to_lock);
+  const std::unique_lock lock(fork_holes.mutex, std::try_to_lock);
   if (lock) apply_changes();
   return lock.owns_lock();
 }
@@ -222,7 +222,7 @@ void ForkHole::apply_changes() noexcept {
 }
 
 std::vector<Range> ForkHole::ranges() {
-  const std::lock_guard lock(list.mutex);
+  const std::lock_guard lock(fork_holes.mutex);
   apply_changes();
   return ranges_;
 }

@@ -19,6 +19,11 @@ inline void wait_until(const std::atomic<uint32_t>& word, uint32_t value,
             FUTEX_BITSET_MATCH_ANY);
 }
 
+// Sleeps while the word has this value; may return early.
+inline void wait(const std::atomic<uint32_t>& word, uint32_t value) noexcept {
+  ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+
 // Wakes all who wait. To be called after the word was changed.
 inline void wake(std::atomic<uint32_t>& word) noexcept {
   ::syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);

@@ -26,7 +26,7 @@ std::string refusal(MemoryKind kind, uint64_t length, uint64_t page_size) {
 }
 
 // The mappings that live, by address.
-struct Registry {
+struct OwnMappings {
   std::mutex mutex;
   std::map<uint64_t, uint64_t> lengths;
   // A fork child owns none of its parent's mappings.
@@ -40,28 +40,28 @@ struct Registry {
                               of(self).mutex.unlock();
                             }}};
 
-  static Registry& of(void* self) noexcept { return *static_cast<Registry*>(self); }
+  static OwnMappings& of(void* self) noexcept { return *static_cast<OwnMappings*>(self); }
 };
 
 // Never destroyed: a mapping may end as late as exit.
-Registry& registry = *new Registry;
+OwnMappings& own_mappings = *new OwnMappings;
 
 void note(uint64_t address, uint64_t length) {
-  const std::lock_guard lock(registry.mutex);
-  registry.lengths[address] = length;
+  const std::lock_guard lock(own_mappings.mutex);
+  own_mappings.lengths[address] = length;
 }
 
 void forget(uint64_t address) noexcept {
-  const std::lock_guard lock(registry.mutex);
-  registry.lengths.erase(address);
+  const std::lock_guard lock(own_mappings.mutex);
+  own_mappings.lengths.erase(address);
 }
 
 }  // namespace
 
 std::vector<Range> all_mappings() {
-  const std::lock_guard lock(registry.mutex);
+  const std::lock_guard lock(own_mappings.mutex);
   std::vector<Range> all;
-  for (const auto& [address, length] : registry.lengths) all.push_back({address, length});
+  for (const auto& [address, length] : own_mappings.lengths) all.push_back({address, length});
   return all;
 }
 

@@ -13,7 +13,9 @@ uint64_t words_for(uint64_t pages) {
 }  // namespace
 
 PageSet::PageSet(uint64_t pages)
-    : pages_(pages), words_(std::make_unique<std::atomic<uint64_t>[]>(words_for(pages))) {}
+    : pages_(pages),
+      owned_(std::make_unique<std::atomic<uint64_t>[]>(words_for(pages))),
+      words_(owned_.get()) {}
 
 PageSet::PageSet(const PageSet& other) : PageSet(other.pages_) {
   for (uint64_t i = 0; i < words_for(pages_); ++i)
@@ -52,6 +54,17 @@ uint64_t PageSet::assign(const PageSet& other) noexcept {
     const uint64_t word = other.words_[i].load(std::memory_order_relaxed);
     if (words_[i].load(std::memory_order_relaxed) != word)
       words_[i].store(word, std::memory_order_relaxed);
+    count += static_cast<uint64_t>(std::popcount(word));
+  }
+  return count;
+}
+
+uint64_t PageSet::count() const noexcept {
+  uint64_t count = 0;
+  for (uint64_t i = 0; i < words_for(pages_); ++i) {
+    uint64_t word = words_[i].load(std::memory_order_relaxed);
+    // Nothing is believed behind the last page.
+    if (i + 1 == words_for(pages_) && pages_ % 64 != 0) word &= (uint64_t{1} << pages_ % 64) - 1;
     count += static_cast<uint64_t>(std::popcount(word));
   }
   return count;

@@ -13,7 +13,9 @@ namespace uffd {
 class PageSet {
  public:
   explicit PageSet(uint64_t pages);
-  PageSet(const PageSet& other);  // while nobody adds to other
+  // In words that somebody else owns, as many as hold the pages.
+  PageSet(uint64_t pages, std::atomic<uint64_t>* words) noexcept : pages_(pages), words_(words) {}
+  PageSet(const PageSet& other);  // in words of its own; while nobody adds to other
   PageSet& operator=(const PageSet&) = delete;
 
   uint64_t pages() const noexcept { return pages_; }
@@ -30,6 +32,9 @@ class PageSet {
   // are in it; while nobody adds to either. Writes only words that differ.
   uint64_t assign(const PageSet& other) noexcept;
 
+  // How many pages are in the set; while nobody adds.
+  uint64_t count() const noexcept;
+
   // The first page in [from, end) that is not in the set, or that is; end where there is none.
   uint64_t next_outside(uint64_t from, uint64_t end) const noexcept {
     return next(from, end, ~uint64_t{0});
@@ -43,7 +48,8 @@ class PageSet {
   uint64_t next(uint64_t from, uint64_t end, uint64_t inverted) const noexcept;
 
   uint64_t pages_;
-  std::unique_ptr<std::atomic<uint64_t>[]> words_;
+  std::unique_ptr<std::atomic<uint64_t>[]> owned_;
+  std::atomic<uint64_t>* words_;
 };
 
 }  // namespace uffd

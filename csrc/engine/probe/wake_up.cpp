@@ -18,7 +18,6 @@ constexpr uint32_t kTurns = 400;
 // After a request to /dev/cpu_dma_latency the haltpoll governor polls before each halt for up to
 // 250 us (cpuidle_poll_time() of the kernel); each halt that lasts longer halves that.
 constexpr int kSettlingSleeps = 24;
-constexpr uint64_t kFarNs = 3'600'000'000'000;  // so far that no timer is set for it
 
 std::optional<std::pair<Cpu, Cpu>> two_cpus() {
   const auto mask = affinity_of(0);
@@ -38,8 +37,7 @@ class Table {
     for (int i = 0; idle == Idle::halts && i < kSettlingSleeps; ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     for (uint32_t turn = parity; turn < kTurns; turn += 2) {
-      for (uint32_t now; (now = turn_.load()) < turn;)
-        futex::wait_until(turn_, now, sys::monotonic_ns() + kFarNs);
+      for (uint32_t now; (now = turn_.load()) < turn;) futex::wait(turn_, now);
       if (turn_.load() > turn) return;
       if (turn > 0) took_[turn] = sys::monotonic_ns() - passed_at_;
       passed_at_ = sys::monotonic_ns();

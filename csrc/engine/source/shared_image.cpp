@@ -1,6 +1,7 @@
 #include "engine/source/shared_image.hpp"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -49,13 +50,21 @@ void check_copies() {
            "give kind='memfd'");
 }
 
+// Whether memory, or the quota of its file system, is short.
+bool is_short(int error) noexcept {
+  return error == ENOMEM || error == ENOSPC || error == EDQUOT || error == EAGAIN;
+}
+
 Fd make_memfd(MemoryKind kind, uint64_t length) {
   const unsigned flags =
       MFD_CLOEXEC | MFD_ALLOW_SEALING | (kind == MemoryKind::hugetlb ? MFD_HUGETLB : 0u);
   Fd memfd(or_throw(::memfd_create("pyuffd-image", flags), "memfd_create of an image"));
   or_throw(::ftruncate(memfd.get(), static_cast<off_t>(length)), "ftruncate of an image");
-  // No holder of the descriptor can take pages away under the others.
-  or_throw(::fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "sealing an image");
+  // Nobody else can open the file anew to write to it. No holder of the descriptor can take pages
+  // away under the others, or seal the file before it is filled.
+  or_throw(::fchmod(memfd.get(), S_IRUSR), "fchmod of an image");
+  or_throw(::fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL),
+           "sealing an image");
   return memfd;
 }
 
@@ -166,8 +175,8 @@ int SharedImage::write_from_source(uint64_t first, uint64_t end) const noexcept 
   return page > first ? 0 : error;
 }
 
-// The kernel copies, and says EFAULT where the bytes cannot be read. Any other error is of the
-// image's own memory, and may pass.
+// The kernel copies, and says EFAULT where the bytes cannot be read. Where the image's own memory
+// is short, that may pass; nothing else does.
 int SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length) const noexcept {
   while (length > 0) {
     ssize_t count;
@@ -179,7 +188,7 @@ int SharedImage::write(uint64_t offset, const std::byte* bytes, uint64_t length)
       count = ::pwrite(memfd_.get(), bytes, length, static_cast<off_t>(offset));
     }
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return count < 0 && errno == EFAULT ? -EFAULT : -ENOMEM;
+    if (count <= 0) return count == 0 || is_short(errno) ? -ENOMEM : -EFAULT;
     const auto written = static_cast<uint64_t>(count);
     offset += written;
     bytes += written;

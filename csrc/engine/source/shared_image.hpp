@@ -41,6 +41,8 @@ class SharedImage final : public Source {
   std::optional<std::chrono::nanoseconds> deadline() const noexcept override {
     return source_->deadline();
   }
+  Retry retry() const noexcept override { return source_->retry(); }
+  void failed(const std::exception_ptr& error) const override { source_->failed(error); }
   void prepare(uint64_t offset, uint64_t length) const noexcept override;
   Range memory() const noexcept override { return source_->memory(); }
   void read(uint64_t offset, std::span<std::byte> into) const override;

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
 
 #include "engine/linux/range.hpp"
+#include "engine/source/retry.hpp"
 
 namespace uffd {
 
@@ -47,6 +49,11 @@ class Source {
   virtual uint64_t best_read() const noexcept { return 0; }
   // How long a fault waits for a late source before its page is poisoned; empty: without end.
   virtual std::optional<std::chrono::nanoseconds> deadline() const noexcept { return {}; }
+
+  // What to do after a failed read of a late source.
+  virtual Retry retry() const noexcept { return {}; }
+  // Told by a fetcher what read() threw at last, before the pages are poisoned. May wait.
+  virtual void failed(const std::exception_ptr& /*error*/) const {}
 
   // Told by a filler before it asks for this range: time to map or fetch ahead.
   virtual void prepare(uint64_t /*offset*/, uint64_t /*length*/) const noexcept {}

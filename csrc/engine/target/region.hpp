@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "engine/guard/ledger.hpp"
 #include "engine/linux/range.hpp"
 #include "engine/linux/uapi.hpp"
 #include "engine/source/source.hpp"
@@ -56,6 +57,9 @@ struct Region {
   bool shared = true;      // false where its mapping is known to be private; set for living targets
   uint64_t first_page = 0;  // the first page's number in the target: set by the region table
   std::shared_ptr<const void> memory = nullptr;  // what keeps it mapped, if anything does
+  // Of the region table.
+  uint32_t source_number = 0;  // among the sources of the target, in the order of its regions
+  Ledger::Slot slot = Ledger::kNone;  // where the ledger notes its place
 };
 
 }  // namespace uffd

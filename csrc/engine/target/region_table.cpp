@@ -8,24 +8,78 @@
 
 namespace uffd {
 
-RegionTable::RegionTable(std::vector<Region> regions) {
-  std::sort(regions.begin(), regions.end(),
-            [](const Region& a, const Region& b) { return a.range.start < b.range.start; });
+namespace {
+
+void number_sources(std::vector<Region>& regions) {
+  std::vector<const Source*> known;
   for (Region& region : regions) {
-    const Region* previous = find_below(region.range.start);
-    if (previous && previous->range.overlaps(region.range)) {
-      throw std::invalid_argument(
-          "regions " + range_text(previous->range.start, previous->range.length) + " and " +
-          range_text(region.range.start, region.range.length) + " overlap");
-    }
+    const auto found = std::ranges::find(known, region.source.get());
+    region.source_number = static_cast<uint32_t>(found - known.begin());
+    if (found == known.end()) known.push_back(region.source.get());
+  }
+}
+
+PlaceFacts facts_of(const Region& region, PlaceFacts::Kind kind) {
+  return {.start = region.range.start,
+          .page_size = region.page_size,
+          .first_page = region.first_page,
+          .source_offset = region.source_offset,
+          .source = region.source ? region.source_number : PlaceFacts::kNoSource,
+          .modes = static_cast<uint32_t>(region.modes),
+          .on_remove = static_cast<uint32_t>(region.on_remove),
+          .shared = region.shared,
+          .kind = kind};
+}
+
+}  // namespace
+
+RegionTable::RegionTable(std::vector<Region> regions) {
+  number_sources(regions);
+  std::ranges::sort(regions, {}, [](const Region& region) { return region.range.start; });
+  for (Region& region : regions) {
     region.first_page = pages_;
     pages_ += region.pages();
+    insert_apart(std::move(region));
+  }
+}
+
+RegionTable::RegionTable(std::vector<Region> regions, uint64_t pages, Ledger& ledger,
+                         PlaceFacts::Kind kind)
+    : pages_(pages), ledger_(&ledger), kind_(kind) {
+  std::ranges::sort(regions, {}, [](const Region& region) { return region.range.start; });
+  for (Region& region : regions) insert_apart(std::move(region));
+}
+
+void RegionTable::insert_apart(Region region) {
+  const Region* previous = find_below(region.range.start);
+  if (previous && previous->range.overlaps(region.range)) {
+    throw std::invalid_argument(
+        "regions " + range_text(previous->range.start, previous->range.length) + " and " +
+        range_text(region.range.start, region.range.length) + " overlap");
+  }
+  insert(std::move(region));
+}
+
+RegionTable::RegionTable(const RegionTable& other) : pages_(other.pages_) {
+  for (Region region : other.all()) {
+    region.slot = Ledger::kNone;
     insert(std::move(region));
   }
 }
 
-RegionTable::RegionTable(const RegionTable& other) : pages_(other.pages_) {
-  for (const Region& region : other.all()) insert(region);
+void RegionTable::note_in(Ledger& ledger, PlaceFacts::Kind kind) noexcept {
+  ledger_ = &ledger;
+  kind_ = kind;
+  for_each([this](Region& region) { region.slot = note(region); });
+}
+
+Ledger::Slot RegionTable::note(const Region& region) noexcept {
+  if (!ledger_) return Ledger::kNone;
+  return ledger_->note(facts_of(region, kind_), region.range.length);
+}
+
+void RegionTable::amend(const Region& region) noexcept {
+  if (ledger_) ledger_->amend(region.slot, facts_of(region, kind_));
 }
 
 const Region* RegionTable::find_above(uint64_t address) const noexcept {
@@ -83,13 +137,16 @@ void RegionTable::split_at(uint64_t address) {
   Region& region = std::prev(next)->second;
   if (address == region.range.start || !region.range.contains(address)) return;
   Region rest = part_of(region, {address, region.range.end() - address});
+  rest.slot = note(rest);
   region.range.length = address - region.range.start;
+  if (ledger_) ledger_->shorten(region.slot, region.range.length);
   insert(std::move(rest));
 }
 
 void RegionTable::add_copy(const Region& region, const Range& from, uint64_t to) {
   Region copy = part_of(region, from);
   copy.range.start = to + (copy.range.start - from.start);
+  copy.slot = note(copy);
   insert(std::move(copy));
 }
 
@@ -98,7 +155,10 @@ void RegionTable::remove(const Range& range) {
   split_at(range.end());
   const auto first = by_address_.lower_bound(range.start);
   const auto end = by_address_.lower_bound(range.end());
-  for (auto region = first; region != end; ++region) by_page_.erase(region->second.first_page);
+  for (auto region = first; region != end; ++region) {
+    by_page_.erase(region->second.first_page);
+    if (ledger_) ledger_->forget(region->second.slot);
+  }
   by_address_.erase(first, end);
 }
 
@@ -107,11 +167,13 @@ void RegionTable::move(const Range& from, uint64_t to) {
   split_at(from.end());
   std::vector<Region> moved;
   for_each_in(from, [&](const Region& region, PageRun) { moved.push_back(region); });
-  remove(from);
+  // Noted at the new place before it is forgotten at the old one: this process may be killed.
   for (Region& region : moved) {
     region.range.start = to + (region.range.start - from.start);
-    insert(std::move(region));
+    region.slot = note(region);
   }
+  remove(from);
+  for (Region& region : moved) insert(std::move(region));
 }
 
 }  // namespace uffd

@@ -20,10 +20,14 @@ struct PageRun {
 class RegionTable {
  public:
   RegionTable() = default;  // without any
-  // Numbers their pages in the order of their addresses. Throws std::invalid_argument where two
-  // overlap.
+  // Numbers their pages in the order of their addresses, and their sources in that of the list.
+  // Throws std::invalid_argument where two overlap.
   explicit RegionTable(std::vector<Region> regions);
-  RegionTable(const RegionTable& other);  // with the same page numbers
+  RegionTable(const RegionTable& other);  // with the same page numbers, and without a ledger
+  RegionTable(RegionTable&& other) = default;
+  // With the numbers that the regions have, and their places in the ledger, which outlives the
+  // table. Throws std::invalid_argument where two overlap.
+  RegionTable(std::vector<Region> regions, uint64_t pages, Ledger& ledger, PlaceFacts::Kind kind);
   RegionTable& operator=(const RegionTable&) = delete;
 
   // O(log n); nullptr where the address, or the page number, is in none.
@@ -63,6 +67,10 @@ class RegionTable {
   // Adds a copy of a region of another table: the part that lies in from, at to instead.
   void add_copy(const Region& region, const Range& from, uint64_t to);
 
+  // Notes where the regions lie, from now on, in a ledger that outlives the table.
+  void note_in(Ledger& ledger, PlaceFacts::Kind kind) noexcept;
+
+  // The ledger is to be marked as incomplete before: its places stay.
   void clear() noexcept {
     by_page_.clear();
     by_address_.clear();
@@ -71,16 +79,24 @@ class RegionTable {
   // Calls change(region) for each region; change() leaves its range and its page numbers alone.
   template <typename Change>
   void for_each(Change change) {
-    for (auto& [start, region] : by_address_) change(region);
+    for (auto& [start, region] : by_address_) {
+      change(region);
+      amend(region);
+    }
   }
 
  private:
   void insert(Region region);
+  void insert_apart(Region region);  // of all others; throws std::invalid_argument
   void split_at(uint64_t address);
+  Ledger::Slot note(const Region& region) noexcept;
+  void amend(const Region& region) noexcept;
 
   std::map<uint64_t, Region> by_address_;
   std::map<uint64_t, const Region*> by_page_;
   uint64_t pages_ = 0;
+  Ledger* ledger_ = nullptr;
+  PlaceFacts::Kind kind_ = PlaceFacts::Kind::region;
 };
 
 }  // namespace uffd

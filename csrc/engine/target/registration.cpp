@@ -86,10 +86,9 @@ void decide_on_remove(Region& region) {
   region.on_remove = region.shared ? OnRemove::poison : OnRemove::zero;
 }
 
-RangeSet registered_beyond(const RegionTable& regions, pid_t pid) {
+RangeSet beyond(const RegionTable& regions, const std::optional<std::vector<Range>>& registered) {
   RangeSet beyond;
-  const auto registered = registered_mappings(pid);
-  if (!registered) beyond.add({0, UINT64_MAX});  // smaps may not be read: nothing is ruled out
+  if (!registered) beyond.add({0, UINT64_MAX});  // nothing is ruled out
   if (registered) {
     for (const Range& mapping : *registered) beyond.add(mapping);
   }
@@ -131,13 +130,33 @@ void register_regions(const Userfaultfd& uffd, const RegionTable& regions) {
   }
 }
 
-void look_at_living(Target& target) {
-  const auto shared = shared_mappings(target.pid());
+LivingLook look_at_living(const Target& target) {
+  LivingLook look;
+  look.shared = shared_mappings(target.pid());
+  // Where all memory outside the regions is zeros, it does not matter since when it is registered.
+  if (target.beyond() == Beyond::zero) {
+    look.registered.emplace();
+  } else {
+    look.registered = registered_mappings(target.pid());
+  }
+  return look;
+}
+
+void apply_look(const LivingLook& look, Target& target) {
   target.regions().for_each([&](Region& region) {
-    region.shared = !shared || overlaps_any(*shared, region.range);
+    region.shared = !look.shared || overlaps_any(*look.shared, region.range);
     decide_on_remove(region);
   });
-  target.set_registered_beyond(registered_beyond(target.regions(), target.pid()));
+  target.set_registered_beyond(beyond(target.regions(), look.registered));
+}
+
+void look_at_child(Target& child, const Target& parent) {
+  child.regions().for_each([&](Region& region) {
+    const Region* const same = parent.regions().find_page(region.first_page);
+    region.shared = !same || same->shared;
+    decide_on_remove(region);
+  });
+  child.set_registered_beyond(parent.registered_beyond());
 }
 
 }  // namespace uffd

@@ -2,6 +2,9 @@
 // looked at. By the thread that adds the target.
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "engine/target/target.hpp"
 
 namespace uffd {
@@ -13,10 +16,18 @@ void check_modes(const Userfaultfd& uffd, const RegionTable& regions);
 // refused. Throws SystemError or std::invalid_argument that names the region and the reason.
 void register_regions(const Userfaultfd& uffd, const RegionTable& regions);
 
-// Finds out what must be known of a living target before its first event: which regions are
-// shared, what is to become of pages that are removed from them, and what memory is registered
-// beyond them. Reads maps and smaps. Throws UnsupportedError where a page would have to be poisoned
-// and this kernel cannot.
-void look_at_living(Target& target);
+// What must be known of a living target before its first event: which memory is shared, and what is
+// registered beyond its regions, where that matters. Empty where maps or smaps may not be read.
+struct LivingLook {
+  std::optional<std::vector<Range>> shared, registered;
+};
+// Reads maps and smaps, which takes milliseconds where there are many mappings, and does not look
+// at the target's regions.
+LivingLook look_at_living(const Target& target);
+// Decides what is to become of pages that are removed. Throws UnsupportedError where a page would
+// have to be poisoned and this kernel cannot.
+void apply_look(const LivingLook& look, Target& target);
+// The same of a fork child, of which the kernel tells no pid: what is known of its parent.
+void look_at_child(Target& child, const Target& parent);
 
 }  // namespace uffd

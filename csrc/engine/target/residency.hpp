@@ -13,8 +13,19 @@ namespace uffd {
 class Residency {
  public:
   explicit Residency(uint64_t pages) : resident_(pages), missing_(pages) {}
+  // In words of a ledger, all clear.
+  Residency(uint64_t pages, std::atomic<uint64_t>* words)
+      : resident_(pages, words), missing_(pages) {}
+  // What a dead manager left: the words say which pages are settled.
+  struct AsNoted {};
+  Residency(uint64_t pages, std::atomic<uint64_t>* words, AsNoted)
+      : resident_(pages, words), missing_(pages - resident_.count()) {}
   Residency(const Residency& other) : resident_(other.resident_), missing_(other.missing()) {}
   Residency& operator=(const Residency&) = delete;
+  // Marks what is settled in another one of as many pages; while nobody marks in either.
+  void assign(const Residency& other) noexcept {
+    missing_ = pages() - resident_.assign(other.resident_);
+  }
 
   uint64_t pages() const noexcept { return resident_.pages(); }
   uint64_t missing() const noexcept { return missing_.load(std::memory_order_acquire); }

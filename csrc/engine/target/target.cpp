@@ -10,6 +10,7 @@
 #include "engine/linux/mapping.hpp"
 #include "engine/linux/maps.hpp"
 #include "engine/linux/smaps.hpp"
+#include "engine/linux/wake_everything.hpp"
 
 namespace uffd {
 namespace {
@@ -25,19 +26,35 @@ uint64_t sizes_of_pages(const RegionTable& regions) {
   return sizes;
 }
 
-std::optional<PageSet> written_pages(const RegionTable& regions) {
-  for (const Region& region : regions.all()) {
-    if (region.write_protected()) return PageSet(regions.pages());
-  }
-  return std::nullopt;
+bool tracks_writes(const RegionTable& regions) {
+  return std::ranges::any_of(regions.all(), &Region::write_protected);
+}
+
+std::optional<PageSet> written_pages(const RegionTable& regions, Ledger* ledger) {
+  if (!tracks_writes(regions)) return std::nullopt;
+  if (ledger) return std::optional<PageSet>(std::in_place, regions.pages(), ledger->written());
+  return std::optional<PageSet>(std::in_place, regions.pages());
+}
+
+std::unique_ptr<Ledger> make_ledger(uint64_t id, uint64_t parent, pid_t pid,
+                                    const RegionTable& regions, Target::Noted noted) {
+  if (noted == Target::Noted::no) return nullptr;
+  return std::make_unique<Ledger>(Ledger::Facts{.target = id,
+                                                .parent = parent,
+                                                .pid = pid,
+                                                .pages = regions.pages(),
+                                                .regions = regions.size(),
+                                                .tracks_writes = tracks_writes(regions)});
 }
 
 }  // namespace
 
-Target::Target(RegionTable regions, pid_t pid)
-    : regions_(std::move(regions)),
-      residency_(regions_.pages()),
-      written_(written_pages(regions_)),
+Target::Target(RegionTable regions, pid_t pid, Noted noted)
+    : ledger_(make_ledger(id_, 0, pid, regions, noted)),
+      regions_(std::move(regions)),
+      residency_(ledger_ ? Residency(regions_.pages(), ledger_->settled())
+                         : Residency(regions_.pages())),
+      written_(written_pages(regions_, ledger_.get())),
       pid_(pid),
       page_sizes_(sizes_of_pages(regions_)),
       page_size_(regions_.empty() ? sys::page_size() : regions_.all().front().page_size),
@@ -45,13 +62,16 @@ Target::Target(RegionTable regions, pid_t pid)
       has_regions_(!regions_.empty()),
       moves_(std::make_shared<MoveLog>()) {
   map_blanks();
+  begin_ledger();
 }
 
-Target::Target(const Target& parent, Userfaultfd uffd)
+Target::Target(const Target& parent, Userfaultfd uffd, Noted noted)
     : uffd_(std::move(uffd)),
+      ledger_(make_ledger(id_, parent.id_, kUnknownPid, parent.regions_, noted)),
       regions_(parent.regions_),
-      residency_(parent.residency_),
-      written_(parent.written_),
+      residency_(ledger_ ? Residency(parent.regions_.pages(), ledger_->settled())
+                         : Residency(parent.regions_.pages())),
+      written_(written_pages(regions_, ledger_.get())),
       pid_(kUnknownPid),
       page_sizes_(parent.page_sizes_),
       page_size_(parent.page_size_),
@@ -67,9 +87,51 @@ Target::Target(const Target& parent, Userfaultfd uffd)
       moves_(std::make_shared<MoveLog>()),
       parents_moves_(parent.moves_),
       parents_moves_known_(parent.moves_->moves()) {
+  residency_.assign(parent.residency_);
+  if (written_) written_->assign(*parent.written_);
+  begin_ledger();
   const std::lock_guard lock(parent.poisoned_mutex_);
   poisoned_ = parent.poisoned_;
   poisoned_is_short_ = parent.poisoned_is_short_;
+  for (const Range& range : poisoned_.all()) note_poison(range, Poison::set);
+}
+
+Target::Target(std::unique_ptr<Ledger> ledger, Restored restored)
+    : ledger_(std::move(ledger)),
+      regions_(std::move(restored.regions)),
+      residency_(regions_.pages(), ledger_->settled(), Residency::AsNoted()),
+      noted_poisoned_(std::in_place, regions_.pages(), ledger_->poisoned()),
+      written_(written_pages(regions_, ledger_.get())),
+      pid_(ledger_->header().pid),
+      page_sizes_(sizes_of_pages(regions_)),
+      page_size_(regions_.empty() ? sys::page_size() : regions_.all().front().page_size),
+      first_address_(regions_.empty() ? kSomeAddress : regions_.all().front().range.start),
+      registered_(ledger_->header().registered != 0),
+      has_regions_(!regions_.empty()),
+      lost_track_(ledger_->header().incomplete != 0),
+      beyond_(std::move(restored.beyond)),
+      aliases_(std::move(restored.aliases)),
+      unmaps_to_come_(std::move(restored.unmaps_to_come)),
+      moves_(std::make_shared<MoveLog>()) {
+  map_blanks();
+  ledger_->header().target = id_;
+  for (const Region& region : regions_.all()) add_noted_poison(region);
+  if (lost_track_) regions_.clear();
+}
+
+void Target::begin_ledger() {
+  if (!ledger_) return;
+  noted_poisoned_.emplace(residency_.pages(), ledger_->poisoned());
+  regions_.note_in(*ledger_, PlaceFacts::Kind::region);
+  aliases_.note_in(*ledger_, PlaceFacts::Kind::alias);
+  ledger_->set_registered(registered());
+  if (lost_track_ || forgot_aliases_) ledger_->set_incomplete();
+  ledger_->replace(PlaceFacts::Kind::beyond, beyond_.all());
+}
+
+void Target::set_registered_beyond(RangeSet ranges) {
+  beyond_ = std::move(ranges);
+  if (ledger_) ledger_->replace(PlaceFacts::Kind::beyond, beyond_.all());
 }
 
 uint64_t Target::next_id() noexcept {
@@ -117,6 +179,7 @@ uint64_t Target::removed(const Range& range) {
       poisoned += poison_missing(region, run);
       return;
     }
+    note_poison(region.range.intersection(range), Poison::cleared);
     {
       const std::lock_guard lock(poisoned_mutex_);
       poisoned_.remove(region.range.intersection(range));
@@ -129,23 +192,14 @@ uint64_t Target::removed(const Range& range) {
   return poisoned;
 }
 
-// The marker is set when somebody touches the page, or at the ending: a removal that is under way
-// would take it away again.
-uint64_t Target::poison_missing(const Region& region, PageRun run) {
-  uint64_t pages = 0;
-  for (uint64_t first = residency_.next_missing(run.first, run.end); first < run.end;) {
-    const uint64_t end = residency_.next_resident(first, run.end);
-    add_poisoned({region.address_of(first), (end - first) * region.page_size});
-    residency_.mark(first, end - first);
-    pages += end - first;
-    first = residency_.next_missing(end, run.end);
-  }
-  return pages;
-}
-
 void Target::unmapped(const Range& range) {
   for (const Range& part : unmaps_to_come_.outside(range)) forget(part);
   unmaps_to_come_.remove(range);
+  note_unmaps_to_come();
+}
+
+void Target::note_unmaps_to_come() noexcept {
+  if (ledger_) ledger_->replace(PlaceFacts::Kind::unmap_to_come, unmaps_to_come_.all());
 }
 
 void Target::moved(const Range& from, uint64_t to) {
@@ -157,10 +211,13 @@ void Target::moved(const Range& from, uint64_t to) {
       unmaps_to_come_.add(region.range.intersection(there));
     });
     for (const Range& part : vacated_.within(there)) unmaps_to_come_.add(part);
+    note_unmaps_to_come();
   }
   forget(there);
+  if (ledger_) ledger_->reach(LedgerHeader::moving);
   regions_.move(from, to);
   beyond_.move(from, to);
+  if (ledger_) ledger_->replace(PlaceFacts::Kind::beyond, beyond_.all());
   copy_aliases(from, to);
   if (tells_of_unmaps()) vacated_.add(from);
   // MREMAP_DONTUNMAP may have left the old place mapped: private memory is zeros there, shared
@@ -171,20 +228,24 @@ void Target::moved(const Range& from, uint64_t to) {
   if (aliases_.size() > most_aliases()) {
     // Most aliases have been unmapped, and no event tells of that. An alias that is left is
     // poisoned when it is touched.
+    if (ledger_) ledger_->set_incomplete();
     aliases_.clear();
     forgot_aliases_ = true;
   }
+  if (ledger_) ledger_->reach(LedgerHeader::moved);
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.move(from, to);
 }
 
 void Target::lose_track() noexcept {
   lost_track_ = true;
+  if (ledger_) ledger_->set_incomplete();
   regions_.clear();
   aliases_.clear();
 }
 
 void Target::let_go_of_what_regions_hold() noexcept {
+  if (ledger_) ledger_->close();
   for (RegionTable* table : {&regions_, &aliases_}) {
     table->for_each([](Region& region) {
       region.source = nullptr;
@@ -224,6 +285,7 @@ void Target::forget(const Range& range) {
   regions_.remove(range);
   for (const PageRun& run : runs) settle_unless_elsewhere(run);
   beyond_.remove(range);
+  if (ledger_) ledger_->replace(PlaceFacts::Kind::beyond, beyond_.all());
   vacated_.remove(range);
   const std::lock_guard lock(poisoned_mutex_);
   poisoned_.remove(range);
@@ -275,57 +337,8 @@ int Target::is_one_mapping_with_neighbour(uint64_t address) const noexcept {
   return above ? with(above->range.start, above->page_size) : -ENOENT;
 }
 
-void Target::poison_without_locks() {
-  poisoned_pages_.emplace(residency_.pages());
-}
-
-void Target::add_poisoned(const Range& range) noexcept {
-  if (poisoned_pages_) {
-    if (const Region* region = regions_.find(range.start))
-      poisoned_pages_->add(region->page_at(range.start), range.length / region->page_size);
-    return;
-  }
-  const std::lock_guard lock(poisoned_mutex_);
-  try {
-    poisoned_.add(range);
-  } catch (const std::bad_alloc&) {
-    poisoned_is_short_ = true;
-  }
-}
-
-bool Target::is_poisoned(uint64_t address) const {
-  if (poisoned_pages_) {
-    const Region* region = regions_.find(address);
-    return region && poisoned_pages_->contains(region->page_at(address));
-  }
-  const std::lock_guard lock(poisoned_mutex_);
-  return poisoned_is_short_ || poisoned_.contains(address);
-}
-
-std::vector<Range> Target::poisoned() const {
-  if (poisoned_pages_) {
-    RangeSet ranges;
-    for (const Region& region : regions_.all()) {
-      for (uint64_t first = region.first_page;
-           (first = poisoned_pages_->next_inside(first, region.end_page())) < region.end_page();) {
-        const uint64_t end = poisoned_pages_->next_outside(first, region.end_page());
-        ranges.add({region.address_of(first), (end - first) * region.page_size});
-        first = end;
-      }
-    }
-    return ranges.all();
-  }
-  const std::lock_guard lock(poisoned_mutex_);
-  return poisoned_.all();
-}
-
 void wake_all(const Target& target) noexcept {
-  for (const RegionTable* table : {&target.regions(), &target.aliases()}) {
-    if (table->empty()) continue;
-    const auto all = table->all();
-    const uint64_t start = all.front().range.start;
-    target.uffd().wake(start, all.back().range.end() - start);
-  }
+  sys::wake_everything(target.uffd().fd());
 }
 
 int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept {

@@ -20,6 +20,8 @@
 #include "engine/target/range_set.hpp"
 #include "engine/target/region_table.hpp"
 #include "engine/target/residency.hpp"
+#include "engine/target/restored.hpp"
+#include "engine/target/source_failures.hpp"
 
 namespace uffd {
 
@@ -35,12 +37,19 @@ enum class Beyond {
 
 class Target {
  public:
+  // Whether what a guard must know of the target is kept in a ledger.
+  enum class Noted { no, in_ledger };
+
   // pid 0 is this process. Everything is allocated before take(), so that no userfaultfd is lost on
   // the way. Throws SystemError where address space is short.
-  Target(RegionTable regions, pid_t pid);
+  Target(RegionTable regions, pid_t pid, Noted noted = Noted::no);
   // The target of a fork child: the same memory with the same pages resident.
-  Target(const Target& parent, Userfaultfd uffd);
+  Target(const Target& parent, Userfaultfd uffd, Noted noted = Noted::no);
+  // The target of a manager that has died, from its ledger.
+  Target(std::unique_ptr<Ledger> ledger, Restored restored);
   void take(Userfaultfd uffd) noexcept { uffd_ = std::move(uffd); }
+  // nullptr where nothing is noted.
+  Ledger* ledger() noexcept { return ledger_.get(); }
 
   Userfaultfd& uffd() noexcept { return uffd_; }
   const Userfaultfd& uffd() const noexcept { return uffd_; }
@@ -60,6 +69,7 @@ class Target {
   bool registered() const noexcept { return registered_.load(std::memory_order_acquire); }
   void set_registered(bool registered) noexcept {
     registered_.store(registered, std::memory_order_release);
+    if (ledger_) ledger_->set_registered(registered);
   }
   // Whether the target is living: event messages tell what it does to its memory.
   bool living() const noexcept { return (uffd_.features() & kEventFeatures) != 0; }
@@ -92,6 +102,7 @@ class Target {
   bool is_blank(uint64_t address) const;
   // The page sizes that the target's memory may have, one bit each.
   uint64_t page_sizes() const noexcept { return page_sizes_; }
+  Beyond beyond() const noexcept { return reads_beyond_; }
   void set_beyond(Beyond beyond) noexcept { reads_beyond_ = beyond; }
   // Whether such an address, though is_blank(), must be proved to have grown out of a region, since
   // no event tells of memory that is registered after serving began.
@@ -106,7 +117,8 @@ class Target {
   const RegionTable& aliases() const noexcept { return aliases_; }
   // Memory outside all regions that was registered when serving began, with no
   // source.
-  void set_registered_beyond(RangeSet ranges) { beyond_ = std::move(ranges); }
+  void set_registered_beyond(RangeSet ranges);
+  const RangeSet& registered_beyond() const noexcept { return beyond_; }
 
   // Pages that could not be supplied and are poisoned: a toucher gets SIGBUS. They are remembered,
   // since COPY would erase the marker.
@@ -116,8 +128,11 @@ class Target {
   // and is_poisoned().
   void poison_without_locks();
   std::vector<Range> poisoned() const;
+  SourceFailures& source_failures() noexcept { return source_failures_; }
+  const SourceFailures& source_failures() const noexcept { return source_failures_; }
 
-  // Lets go of the sources, and of what keeps the memory mapped. By the target's only user.
+  // Lets go of the sources, of what keeps the memory mapped, and of the ledger's descriptor. By the
+  // target's only user.
   void let_go_of_what_regions_hold() noexcept;
 
  private:
@@ -139,10 +154,19 @@ class Target {
   void settle_unless_elsewhere(PageRun run);
   uint64_t poison_missing(const Region& region, PageRun run);
 
+  // What a page of a poisoned range is noted as.
+  enum class Poison { set, cleared };
+  void note_poison(const Range& range, Poison poison) noexcept;
+  void begin_ledger();
+  void add_noted_poison(const Region& region);
+  void note_unmaps_to_come() noexcept;
+
   const uint64_t id_ = next_id();
   Userfaultfd uffd_;
+  std::unique_ptr<Ledger> ledger_;  // of the two below
   RegionTable regions_;
   Residency residency_;
+  std::optional<PageSet> noted_poisoned_;  // in the ledger
   std::optional<PageSet> written_;
   pid_t pid_;
   uint64_t page_sizes_;     // see page_sizes()
@@ -166,14 +190,15 @@ class Target {
   RangeSet poisoned_;
   bool poisoned_is_short_ = false;         // no memory was left to note some of it
   std::optional<PageSet> poisoned_pages_;  // in place of poisoned_, after poison_without_locks()
+  SourceFailures source_failures_;
 };
 
 // UNREGISTER can leave a thread of the range asleep (it wakes before it clears, and missing faults
 // only), so a WAKE follows, always. Returns UNREGISTER's result: 0 or -errno.
 int unregister_and_wake(const Userfaultfd& uffd, const Range& range) noexcept;
 
-// Wakes every thread that sleeps in a region or an alias: the thread faults again, and its message
-// comes again.
+// Wakes every thread that sleeps at a fault of the target: it faults again, and its message comes
+// again.
 void wake_all(const Target& target) noexcept;
 
 }  // namespace uffd

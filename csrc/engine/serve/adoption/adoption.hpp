@@ -16,9 +16,9 @@
 #include <span>
 #include <vector>
 
+#include "engine/guard/adoption_ledger.hpp"
 #include "engine/linux/thread.hpp"
 #include "engine/linux/uapi.hpp"
-#include "engine/serve/adoption/adoption_ledger.hpp"
 
 namespace uffd {
 

@@ -16,7 +16,6 @@ namespace {
 // How often it looks whether the threads have moved to other CPUs.
 constexpr uint64_t kLookNs = 2'000'000;
 constexpr int kPausesAtOnce = 64;
-constexpr uint64_t kFarNs = 3'600'000'000'000;
 
 uint64_t thread_cpu_ns() noexcept {
   timespec spent;
@@ -74,7 +73,7 @@ class WarmThread::Loop {
   }
   // Its id, once it runs.
   pid_t await_thread() noexcept {
-    while (thread_.load() == 0) futex::wait_until(thread_, 0, sys::monotonic_ns() + kFarNs);
+    while (thread_.load() == 0) futex::wait(thread_, 0);
     return static_cast<pid_t>(thread_.load());
   }
 
@@ -143,7 +142,7 @@ void WarmThread::Loop::run() {
         warm();
         break;
       default:
-        futex::wait_until(state_, resting, sys::monotonic_ns() + kFarNs);
+        futex::wait(state_, resting);
     }
   }
 }

@@ -21,6 +21,12 @@ namespace {
 // them, or exec has: a target that is not released yet is looked at again for so long.
 constexpr uint64_t kForkWindowNs = 100'000'000;
 
+uint64_t bytes_of(const std::vector<Range>& ranges) noexcept {
+  uint64_t bytes = 0;
+  for (const Range& range : ranges) bytes += range.length;
+  return bytes;
+}
+
 void forget_local_memory(ServedTarget& served) {
   std::shared_ptr<LocalMemory> last;
   const std::lock_guard lock(served.mutex);
@@ -32,6 +38,7 @@ void forget_local_memory(ServedTarget& served) {
 // process may be sent, since fork() would hold all locks of the engine and wait for a handler,
 // which may need one of them.
 void release_complete(ServedTarget& served) {
+  served.completion.tell(name(Ending::keep_open), bytes_of(served.target.poisoned()));
   if (served.fork_hole && !(served.target.uffd().features() & UFFD_FEATURE_EVENT_FORK))
     served.fork_hole->lift();
   forget_local_memory(served);
@@ -55,6 +62,9 @@ std::shared_ptr<const EndingReport> copy_for_journal(const EndingReport& report)
 void finish(ServedTarget& served, EndingReport report) {
   const uint64_t missing = report.missing_pages;
   auto copy = copy_for_journal(report);
+  if (missing == 0 && !served.gone)
+    served.completion.tell(name(report.ending), bytes_of(report.poisoned));
+  served.completion.hang_up();
   served.life.finish(Stage::ended, std::move(report));
   journal().write({.news = News::ended,
                    .target = served.target.id(),
@@ -114,18 +124,21 @@ void Ender::end(ServedTarget& served) {
   switch (served.life.reason()) {
     case EndReason::complete:
     case EndReason::asked:
-      return let_go_of(served, choose(served), served.settings.verify);
+      return let_go_of(served, std::nullopt, served.settings.verify);
     case EndReason::discarded:
-      return let_go_of(served, {Ending::early_close, "discarded"}, false);
+      return let_go_of(served, Choice{Ending::early_close, "discarded"}, false);
     case EndReason::gone:
-      return let_go_of(served, {Ending::early_close, "the target's address space is gone"}, false);
+      return let_go_of(served, Choice{Ending::early_close, "the target's address space is gone"},
+                       false);
     case EndReason::unserved:
       return let_go_of(served,
-                       {Ending::early_close,
-                        "no descriptor was left for this fork child (raise RLIMIT_NOFILE): what it "
-                        "missed is poisoned"},
+                       Choice{Ending::early_close,
+                              "no descriptor was left for this fork child (raise RLIMIT_NOFILE): "
+                              "what it missed is poisoned"},
                        false);
     case EndReason::stopped:
+      served.let_guard_go();
+      served.completion.hang_up();
       if (served.inline_faults) inline_targets::remove(served);
       forget_local_memory(served);
       if (served.fork_hole && !served.complete()) served.fork_hole->leave();
@@ -133,9 +146,12 @@ void Ender::end(ServedTarget& served) {
   }
 }
 
-void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
-  if (served.inline_faults) choice.before_close = [&served] { inline_targets::remove(served); };
+void Ender::let_go_of(ServedTarget& served, std::optional<Choice> given, bool look) {
   if (served.living && !served.gone) drain(served);
+  // Before the choice: an early close is for the last holder.
+  served.let_guard_go();
+  Choice choice = given ? *given : choose(served);
+  if (served.inline_faults) choice.before_close = [&served] { inline_targets::remove(served); };
   const uint64_t missing = served.target.residency().missing();
   // A look at smaps afterwards says nothing where smaps showed nothing before: the pid may be of
   // another process, say.
@@ -146,6 +162,7 @@ void Ender::let_go_of(ServedTarget& served, Choice choice, bool look) {
   report.missing_pages = missing;
   report.absent_pages = count(served, Count::enoent);
   report.found_present = count(served, Count::found_present);
+  report.trusted_pagemap = served.settings.trusts_pagemap;
   report.poisoned = served.target.poisoned();
   if (look) report.verified = verify(served.target);
   if (served.settings.collapse) report.collapsed_bytes = collapse_all(served);

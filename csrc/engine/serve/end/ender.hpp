@@ -19,7 +19,8 @@ class Ender {
   void run();
   void end_in_time(ServedTarget& served);
   void end(ServedTarget& served);
-  void let_go_of(ServedTarget& served, Choice choice, bool look);
+  // Without a given choice, chooses.
+  void let_go_of(ServedTarget& served, std::optional<Choice> given, bool look);
   std::optional<bool> verify(const Target& target);
 
   EndQueue& ends_;

@@ -43,6 +43,15 @@ class Application {
   Application(ServedTarget& served, Counters& counters, Children& children, const OnFork& on_fork)
       : served_(served), counters_(counters), children_(children), on_fork_(on_fork) {}
 
+  void operator()(const uffd_msg& message) {
+    if (message.event == UFFD_EVENT_PAGEFAULT) return;
+    counters_.add(Count::events);
+    try {
+      std::visit(*this, decode(message));
+    } catch (const std::bad_alloc&) {
+      served_.target.lose_track();
+    }
+  }
   void operator()(const Fault&) {}
   void operator()(const UnknownEvent&) {}
   void operator()(const ForkEvent&) {
@@ -78,6 +87,13 @@ class Application {
   const OnFork& on_fork_;
 };
 
+// Where the kernel writes messages to: the ledger, if there is one, so that an event that was read
+// is known to whoever comes after this process.
+std::span<uffd_msg> place_for(Target& target, std::span<uffd_msg> messages) noexcept {
+  const size_t most = std::min(messages.size(), kMostMessages);
+  return (target.ledger() ? target.ledger()->messages() : messages).first(most);
+}
+
 // Whether a read may make a descriptor that could slip into a fork child of ours.
 bool makes_descriptors(const Target& target) noexcept {
   return (target.uffd().features() & UFFD_FEATURE_EVENT_FORK) != 0 && !target.is_this_process();
@@ -91,10 +107,12 @@ ssize_t read_living(ServedTarget& served, std::span<uffd_msg> messages, Counters
   Target& target = served.target;
   HeldForks forks;
   if (makes_descriptors(target) && !(forks = ForkClosedFd::try_hold_forks())) return -EBUSY;
-  messages = messages.first(std::min(messages.size(), kMostMessages));
-  const ssize_t count = target.uffd().read(messages);
+  auto read = place_for(target, messages);
+  const ssize_t count = target.uffd().read(read);
   if (count <= 0) return count;
-  messages = messages.first(static_cast<size_t>(count));
+  read = read.first(static_cast<size_t>(count));
+  messages = messages.first(read.size());
+  if (target.ledger()) std::ranges::copy(read, messages.begin());
   Children children;
   for (const uffd_msg& message : messages) {
     if (message.event != UFFD_EVENT_FORK) continue;
@@ -103,16 +121,35 @@ ssize_t read_living(ServedTarget& served, std::span<uffd_msg> messages, Counters
   }
   if (forks) forks.unlock();
   Application apply(served, counters, children, on_fork);
-  for (const uffd_msg& message : messages) {
-    if (message.event == UFFD_EVENT_PAGEFAULT) continue;
-    counters.add(Count::events);
-    try {
-      std::visit(apply, decode(message));
-    } catch (const std::bad_alloc&) {
-      target.lose_track();
-    }
+  Ledger* const ledger = target.ledger();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (ledger) ledger->begin(i);
+    apply(messages[i]);
+    if (ledger) ledger->clear(i);
   }
+  if (ledger) ledger->end();
   return count;
+}
+
+unsigned apply_left(ServedTarget& served) {
+  Ledger& ledger = *served.target.ledger();
+  const OnFork on_fork = [](ServedTarget&, Userfaultfd) {};
+  Counters counted;
+  Children none;
+  Application apply(served, counted, none, on_fork);
+  unsigned lost = 0;
+  for (size_t i = 0; i < ledger.messages().size(); ++i) {
+    const uffd_msg message = ledger.messages()[i];
+    if (message.event == UFFD_EVENT_FORK) ++lost;
+    const bool is_applied =
+        message.event == UFFD_EVENT_REMAP && ledger.phase_of(i) == LedgerHeader::moved;
+    ledger.begin(i);
+    if (message.event != 0 && !is_applied) apply(message);
+    ledger.clear(i);
+  }
+  ledger.end();
+  served.shared_counters.add(counted);
+  return lost;
 }
 
 }  // namespace uffd

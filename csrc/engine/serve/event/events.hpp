@@ -24,4 +24,8 @@ using OnFork = std::function<void(ServedTarget& parent, Userfaultfd child)>;
 ssize_t read_living(ServedTarget& served, std::span<uffd_msg> messages, Counters& counters,
                     const OnFork& on_fork);
 
+// For a target whose manager has died: applies the events that it had read and not yet noted. Fork
+// children among them have died with it: returns how many. Before the target is served.
+unsigned apply_left(ServedTarget& served);
+
 }  // namespace uffd

@@ -57,12 +57,12 @@ Outcome Installer::install_dropped(const Region& region, uint64_t page) noexcept
 }
 
 Outcome Installer::poison(const Region& region, uint64_t first, uint64_t end,
-                          Cause cause) noexcept {
+                          const Blame& blame) noexcept {
   Outcome worst = Outcome::done;
   const Residency& residency = target_.residency();
   for (first = residency.next_missing(first, end); first < end;) {
     const uint64_t run_end = residency.next_resident(first, end);
-    const Outcome outcome = poison_run(region, first, run_end, cause);
+    const Outcome outcome = poison_run(region, first, run_end, blame);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
     first = residency.next_missing(run_end, end);
@@ -175,7 +175,7 @@ Outcome Installer::settle_page(const Region& region, uint64_t page, int error) n
 }
 
 Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end,
-                              Cause cause) noexcept {
+                              const Blame& blame) noexcept {
   Outcome worst = Outcome::done;
   while (first < end) {
     const Range range{region.address_of(first), (end - first) * region.page_size};
@@ -184,8 +184,10 @@ Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end
     if (pages > 0) {
       counters_.add(Count::poisoned, pages);
       target_.add_poisoned({range.start, progress.bytes});
+      note_failure(region, {range.start, progress.bytes}, blame);
       target_.residency().mark(first, pages);
-      journal().write({News::poisoned, target_.id(), pages, {range.start, progress.bytes}, cause});
+      journal().write(
+          {News::poisoned, target_.id(), pages, {range.start, progress.bytes}, blame.cause});
     } else if (judge(progress.error) == Verdict::refused) {
       counters_.add(Count::failed, end - first);
       journal().write({News::stuck, target_.id(), end - first, range});
@@ -199,6 +201,13 @@ Outcome Installer::poison_run(const Region& region, uint64_t first, uint64_t end
     first += pages;
   }
   return worst;
+}
+
+void Installer::note_failure(const Region& region, const Range& range,
+                             const Blame& blame) noexcept {
+  if (!is_of_source(blame.cause)) return;
+  const uint64_t offset = region.offset_of(region.page_at(range.start));
+  target_.source_failures().note({blame, offset, range.start, range.length});
 }
 
 // Another thread of ours may have found these pages present between the install and this mark: it

@@ -38,11 +38,11 @@ class Installer {
   Outcome install_dropped(const Region& region, uint64_t page) noexcept;
 
   // Poisons the missing pages among [first, end): to touch one gives SIGBUS, after the ending too.
-  Outcome poison(const Region& region, uint64_t first, uint64_t end, Cause cause) noexcept;
+  Outcome poison(const Region& region, uint64_t first, uint64_t end, const Blame& blame) noexcept;
 
   // Poisons those of the pages [first, end) whose image has no bytes of them, whatever the target
   // had there before it dropped them. A page that is present is left alone.
-  Outcome poison_dropped(uint64_t first, uint64_t end, Cause cause) noexcept;
+  Outcome poison_dropped(uint64_t first, uint64_t end, const Blame& blame) noexcept;
 
   // Sets the markers of a poisoned range again, which a removal took away.
   Outcome poison_again(const Range& range) noexcept;
@@ -70,7 +70,9 @@ class Installer {
   Progress copy(const Region& region, uint64_t start, uint64_t from, uint64_t length) noexcept;
   // What to do about page, at which a call stopped with this error.
   Outcome settle_page(const Region& region, uint64_t page, int error) noexcept;
-  Outcome poison_run(const Region& region, uint64_t first, uint64_t end, Cause cause) noexcept;
+  Outcome poison_run(const Region& region, uint64_t first, uint64_t end,
+                     const Blame& blame) noexcept;
+  void note_failure(const Region& region, const Range& range, const Blame& blame) noexcept;
   // Installs zeros, or poison for a cause, at a place.
   Outcome install_at(const Range& page, std::optional<Cause> poison) noexcept;
   Progress put(const Range& page, bool zeros) noexcept;

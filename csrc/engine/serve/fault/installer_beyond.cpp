@@ -22,15 +22,16 @@ Outcome Installer::poison_again(const Range& range) noexcept {
   return Outcome::done;
 }
 
-Outcome Installer::poison_dropped(uint64_t first, uint64_t end, Cause cause) noexcept {
+Outcome Installer::poison_dropped(uint64_t first, uint64_t end, const Blame& blame) noexcept {
   Outcome worst = Outcome::done;
   for (uint64_t page = first; page < end; ++page) {
     const Region* const region = target_.regions().find_page(page);
     if (!region || !region->image() || !region->late(page, page + 1)) continue;
     const Range range{region->address_of(page), region->page_size};
     if (target_.is_poisoned(range.start)) continue;
-    const Outcome outcome = install_at(range, cause);
+    const Outcome outcome = install_at(range, blame.cause);
     if (outcome >= Outcome::again) return outcome;
+    note_failure(*region, range, blame);
     worst = std::max(worst, outcome);
   }
   return worst;

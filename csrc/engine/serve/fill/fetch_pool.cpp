@@ -13,22 +13,30 @@
 namespace uffd {
 namespace {
 
-// A source has a few reads under way, and some sources never answer.
 constexpr size_t kMostThreads = 64;
 constexpr size_t kMostIdle = FetchPool::kReadsOfSource;
 
-// Empty where the source failed.
-std::span<const std::byte> read(const FetchRequest& request, std::span<std::byte> room) {
+// The bytes, or what the source threw: neither, where the request's target has ended.
+struct Read {
+  std::span<const std::byte> bytes = {};
+  std::exception_ptr error = {};
+};
+
+Read read(const FetchRequest& request, std::span<std::byte> room) {
   try {
     request.source->read(request.offset, room);
-    return room;
+    return {.bytes = room};
 #ifdef __GLIBCXX__  // with libc++ no handler catches the end of a thread
   } catch (const abi::__forced_unwind&) {
     throw;  // an interpreter that ends has this thread end here
 #endif
   } catch (...) {
-    return {};  // the source's function reports its own errors
+    return {.error = std::current_exception()};
   }
+}
+
+std::chrono::nanoseconds nanoseconds(uint64_t count) {
+  return std::chrono::nanoseconds(static_cast<int64_t>(count));
 }
 
 }  // namespace
@@ -52,11 +60,15 @@ class FetchPool::State : public std::enable_shared_from_this<State> {
   void start_fetcher();
   void start_clock();
   void start_fetcher_if_needed();
+  void pass_work_on();
   void fetch();
-  void serve(const FetchRequest& request, Staging& staging);
-  std::span<const std::byte> read_in_time(const FetchRequest& request, Staging& staging);
+  // False where the request is to rest now.
+  bool serve(FetchRequest& request, Staging& staging);
+  Read read_in_time(const FetchRequest& request, Staging& staging);
+  bool may_try_again(FetchRequest& request);
   // Without bytes the pages are poisoned.
-  void settle_in_time(const FetchRequest& request, std::span<const std::byte> bytes);
+  void settle_in_time(const FetchRequest& request, const Read& answer);
+  void rest(std::unique_lock<std::mutex>& lock, const RequestPtr& request);
   bool pause(Patience& patience);
   void watch_deadlines();
   void tell(std::unique_lock<std::mutex>& lock);
@@ -122,7 +134,8 @@ void FetchPool::State::make_ready_for(const Source& source) {
   } else {
     start_fetcher_if_needed();
   }
-  if (source.deadline() && !has_clock_) start_clock();
+  const bool is_timed = source.deadline() || source.retry().allows(1, {});
+  if (is_timed && !has_clock_) start_clock();
 }
 
 void FetchPool::State::start_fetcher() {
@@ -138,7 +151,8 @@ void FetchPool::State::start_fetcher() {
 }
 
 void FetchPool::State::start_fetcher_if_needed() {
-  if (idle_ > 0 || threads_ >= kMostThreads) return;
+  if (idle_ > 0) return;
+  if (threads_ >= kMostThreads && !queue_.has_work_of_idle_source()) return;
   try {
     start_fetcher();
   } catch (const std::exception&) {
@@ -182,14 +196,39 @@ void FetchPool::State::fetch() {
       continue;
     }
     clock_.notify_one();
+    pass_work_on();
     lock.unlock();
-    serve(*request, staging);
+    const bool done = serve(*request, staging);
     lock.lock();
+    if (!done) {
+      rest(lock, request);
+      continue;
+    }
     queue_.finish(request);
-    if (queue_.has_work()) work_.notify_one();
+    pass_work_on();
     tell(lock);
   }
   --threads_;
+}
+
+// A thread that was idle when a request came may have begun another one.
+void FetchPool::State::pass_work_on() {
+  if (!queue_.has_work()) return;
+  start_fetcher_if_needed();
+  work_.notify_one();
+}
+
+void FetchPool::State::rest(std::unique_lock<std::mutex>& lock, const RequestPtr& request) {
+  const auto length = Retry::pause(request->failures);
+  for (Patience patience; !stopping_;) {
+    try {
+      queue_.rest(request, sys::monotonic_ns() + static_cast<uint64_t>(length.count()));
+      clock_.notify_one();
+      return;
+    } catch (const std::bad_alloc&) {
+      stopped_.wait_for(lock, patience.pause());
+    }
+  }
 }
 
 void FetchPool::State::tell(std::unique_lock<std::mutex>& lock) {
@@ -202,20 +241,30 @@ void FetchPool::State::tell(std::unique_lock<std::mutex>& lock) {
   told_.notify_all();
 }
 
-void FetchPool::State::serve(const FetchRequest& request, Staging& staging) {
-  const auto bytes = read_in_time(request, staging);
-  if (!bytes.empty() || request.end - request.first == 1) return settle_in_time(request, bytes);
-  // Whatever failed, only the pages that fail alone are poisoned.
+bool FetchPool::State::serve(FetchRequest& request, Staging& staging) {
+  const Read answer = read_in_time(request, staging);
+  if (answer.error && may_try_again(request)) return false;
+  if (!answer.error || request.end - request.first == 1) {
+    settle_in_time(request, answer);
+    return true;
+  }
   for (uint64_t page = request.first; page < request.end; ++page) {
     const FetchRequest one = request.of_page(page);
-    const auto its_bytes = read_in_time(one, staging);
-    settle_in_time(one, its_bytes);
+    settle_in_time(one, read_in_time(one, staging));
   }
+  return true;
+}
+
+bool FetchPool::State::may_try_again(FetchRequest& request) {
+  const uint64_t now = sys::monotonic_ns();
+  const std::lock_guard lock(mutex_);
+  if (request.overdue || request.forgotten || !request.served->life.is_served()) return false;
+  if (++request.failures == 1) request.failed_at = now;
+  return request.source->retry().allows(request.failures, nanoseconds(now - request.failed_at));
 }
 
 // Where memory is short the source is not to blame: the read is tried again, until the pool stops.
-std::span<const std::byte> FetchPool::State::read_in_time(const FetchRequest& request,
-                                                          Staging& staging) {
+Read FetchPool::State::read_in_time(const FetchRequest& request, Staging& staging) {
   for (Patience patience;;) {
     std::span<std::byte> room;
     try {
@@ -228,10 +277,11 @@ std::span<const std::byte> FetchPool::State::read_in_time(const FetchRequest& re
   }
 }
 
-void FetchPool::State::settle_in_time(const FetchRequest& request,
-                                      std::span<const std::byte> bytes) {
+void FetchPool::State::settle_in_time(const FetchRequest& request, const Read& answer) {
+  if (answer.error) request.source->failed(answer.error);
   const auto once = [&] {
-    return bytes.empty() ? poison(request, Cause::unanswered) : settle(request, bytes.data());
+    return answer.bytes.empty() ? poison(request, {Cause::unanswered, answer.error})
+                                : settle(request, answer.bytes.data());
   };
   for (Patience patience; once() == Outcome::again;) {
     if (!pause(patience)) return;
@@ -255,8 +305,9 @@ void FetchPool::State::watch_deadlines() {
     if (due == FetchRequest::kNever) {
       clock_.wait(lock);
     } else if (due > now) {
-      clock_.wait_for(lock, std::chrono::nanoseconds(due - now));
+      clock_.wait_for(lock, nanoseconds(due - now));
     }
+    queue_.wake_rested(sys::monotonic_ns());
     while (const RequestPtr request = queue_.take_due(sys::monotonic_ns())) {
       lock.unlock();
       const Outcome outcome = poison(*request, Cause::late);
@@ -269,7 +320,7 @@ void FetchPool::State::watch_deadlines() {
         queue_.expired(request, then);
       }
     }
-    if (queue_.has_work()) work_.notify_one();
+    pass_work_on();
     tell(lock);
   }
 }

@@ -1,12 +1,18 @@
 // The fetchers: threads that wait for the bytes of late sources, and install them; and a clock
 // thread that poisons what a source has not supplied within its deadline, which begins with the
-// read.
+// first read.
+//
+// A read that failed is tried again as the source's Retry says. In between the request rests, and
+// takes no thread and no other request's place. When no try is left the pages are read one by one,
+// and those that fail alone are poisoned.
 //
 // Targets and sources take turns, and a source has at most kReadsOfSource reads under way. A read
 // whose deadline has passed does not count any more; but kReadsOfSource such reads mean that the
 // source does not answer, and then the deadline of its queued requests begins, too. A read that
 // never returns keeps its thread, and nothing else: its target ends without it, and so does the
-// manager. Requests of faults go before those of fills.
+// manager. Beyond kMostThreads a thread is started only for a source that has no read under way, so
+// that no number of sources that hang takes all threads. Requests of faults go before those of
+// fills.
 #pragma once
 
 #include <functional>

@@ -6,6 +6,8 @@
 namespace uffd {
 namespace {
 
+constexpr uint64_t kShortOfMemory = 16'000'000;
+
 std::optional<uint64_t> deadline_of(const Source& source) noexcept {
   const auto deadline = source.deadline();
   if (!deadline) return std::nullopt;
@@ -68,6 +70,12 @@ bool FetchQueue::has_work() const {
                      [this](const auto& lane) { return may_begin(lane); });
 }
 
+bool FetchQueue::has_work_of_idle_source() const {
+  return std::any_of(lanes_.begin(), lanes_.end(), [this](const auto& lane) {
+    return may_begin(lane) && reads_.find(lane.first.first)->second.running == 0;
+  });
+}
+
 // Lanes have turns in their order; requests of faults, of any lane, go before those of fills.
 FetchQueue::RequestPtr FetchQueue::begin(uint64_t now) noexcept {
   auto chosen = lanes_.end();
@@ -91,7 +99,8 @@ FetchQueue::RequestPtr FetchQueue::begin(uint64_t now) noexcept {
   queue.pop_front();
   if (lane.is_empty()) lanes_.erase(chosen);
   ++reads_.find(request->source.get())->second.running;
-  if (const auto deadline = deadline_of(*request->source)) set_due(request, now + *deadline);
+  const auto deadline = deadline_of(*request->source);
+  if (deadline && request->failures == 0) set_due(request, now + *deadline);
   return request;
 }
 
@@ -102,6 +111,27 @@ void FetchQueue::finish(const RequestPtr& request) noexcept {
   remove(request);
 }
 
+void FetchQueue::rest(const RequestPtr& request, uint64_t until) {
+  resting_.emplace(until, request);
+  --reads_.find(request->source.get())->second.running;
+}
+
+void FetchQueue::wake_rested(uint64_t now) noexcept {
+  while (!resting_.empty() && resting_.begin()->first <= now) {
+    const RequestPtr request = resting_.begin()->second;
+    try {
+      Lane& lane = lanes_[{request->source.get(), request->served.get()}];
+      (request->of_fault ? lane.faults : lane.fills).push_back(request);
+      resting_.erase(resting_.begin());
+    } catch (const std::bad_alloc&) {
+      auto entry = resting_.extract(resting_.begin());
+      entry.key() = now + kShortOfMemory;
+      resting_.insert(std::move(entry));
+      std::erase_if(lanes_, [](const auto& lane) { return lane.second.is_empty(); });
+    }
+  }
+}
+
 void FetchQueue::remove(const RequestPtr& request) noexcept {
   take_off_books(request);
   due_.erase(request->due);
@@ -110,11 +140,12 @@ void FetchQueue::remove(const RequestPtr& request) noexcept {
 }
 
 uint64_t FetchQueue::next_due() const noexcept {
-  return due_.empty() ? FetchRequest::kNever : due_.begin()->first;
+  const uint64_t due = due_.empty() ? FetchRequest::kNever : due_.begin()->first;
+  return resting_.empty() ? due : std::min(due, resting_.begin()->first);
 }
 
 FetchQueue::RequestPtr FetchQueue::take_due(uint64_t now) noexcept {
-  if (next_due() > now || next_due() == FetchRequest::kNever) return nullptr;
+  if (due_.empty() || due_.begin()->first > now) return nullptr;
   const RequestPtr request = due_.begin()->second;
   set_due(request, FetchRequest::kNever);
   return request;
@@ -122,7 +153,7 @@ FetchQueue::RequestPtr FetchQueue::take_due(uint64_t now) noexcept {
 
 void FetchQueue::expired(const RequestPtr& request, uint64_t now) noexcept {
   if (request->finished) return;
-  if (drop_queued(request)) return remove(request);
+  if (drop_queued(request) || drop_resting(request)) return remove(request);
   take_off_books(request);
   if (request->overdue) return;
   request->overdue = true;
@@ -138,6 +169,10 @@ bool FetchQueue::drop_queued(const RequestPtr& request) noexcept {
   const bool dropped = std::erase(lane.faults, request) + std::erase(lane.fills, request) > 0;
   if (lane.is_empty()) lanes_.erase(found);
   return dropped;
+}
+
+bool FetchQueue::drop_resting(const RequestPtr& request) noexcept {
+  return std::erase_if(resting_, [&](const auto& entry) { return entry.second == request; }) > 0;
 }
 
 void FetchQueue::start_deadlines(const Source& source, uint64_t now) noexcept {
@@ -165,6 +200,11 @@ void FetchQueue::forget(const ServedTarget& served) noexcept {
     }
     lane = lanes_.erase(lane);
   }
+  std::erase_if(resting_, [&](const auto& entry) {
+    if (entry.second->served.get() != &served) return false;
+    remove(entry.second);
+    return true;
+  });
 }
 
 // Moves the entry that the request has: to allocate one could fail.

@@ -33,8 +33,15 @@ class FetchQueue {
   RequestPtr begin(uint64_t now) noexcept;
   // The request's read has returned, and its pages are settled.
   void finish(const RequestPtr& request) noexcept;
+  // The request's read has failed: it rests until then, and is queued again. Throws std::bad_alloc,
+  // and then it is under way still.
+  void rest(const RequestPtr& request, uint64_t until);
+  // Queues what has rested long enough.
+  void wake_rested(uint64_t now) noexcept;
+  // Whether some source has a read to begin, and none under way.
+  bool has_work_of_idle_source() const;
 
-  // When the next deadline passes; kNever where none is set.
+  // When the next deadline passes, or the next rest ends; kNever where there is none.
   uint64_t next_due() const noexcept;
   // A request whose deadline has passed, nullptr where there is none: the caller poisons its pages,
   // and calls expired(), or postpone() where that must be tried again.
@@ -59,7 +66,7 @@ class FetchQueue {
   struct Reads {
     unsigned running = 0;  // whose deadline has not passed
     unsigned overdue = 0;
-    size_t requests = 0;  // queued or under way
+    size_t requests = 0;  // queued, under way or at rest
   };
   using LaneKey = std::pair<const Source*, const ServedTarget*>;
   using Lanes = std::map<LaneKey, Lane>;
@@ -68,9 +75,10 @@ class FetchQueue {
   bool may_begin(const Lanes::value_type& lane) const noexcept;
   void set_due(const RequestPtr& request, uint64_t due) noexcept;
   void take_off_books(const RequestPtr& request) noexcept;
-  // It is neither queued nor under way any more.
+  // It is neither queued, under way nor at rest any more.
   void remove(const RequestPtr& request) noexcept;
   bool drop_queued(const RequestPtr& request) noexcept;
+  bool drop_resting(const RequestPtr& request) noexcept;
   // Begins the deadlines of what is queued for a source that does not answer.
   void start_deadlines(const Source& source, uint64_t now) noexcept;
 
@@ -78,8 +86,9 @@ class FetchQueue {
   Lanes lanes_;     // none is empty
   LaneKey last_{};  // whose turn was the last
   std::map<const Source*, Reads> reads_;
-  std::set<RequestPtr, ByPlace> asked_;  // queued or under way, and not settled
-  FetchRequest::Deadlines due_;          // of all that are queued or under way
+  std::set<RequestPtr, ByPlace> asked_;  // queued, under way or at rest, and not settled
+  FetchRequest::Deadlines due_;          // of all that are queued, under way or at rest
+  FetchRequest::Deadlines resting_;      // by the ends of their rests
 };
 
 }  // namespace uffd

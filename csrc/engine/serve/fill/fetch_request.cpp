@@ -8,7 +8,7 @@ namespace {
 // The bytes, or why there are none.
 struct Answer {
   const std::byte* bytes = nullptr;
-  Cause cause = Cause::unanswered;
+  Blame blame{Cause::unanswered};
 };
 
 Outcome settle_missing(const FetchRequest& request, const Answer& answer, Counters& counted) {
@@ -31,13 +31,13 @@ Outcome settle_missing(const FetchRequest& request, const Answer& answer, Counte
     const Outcome outcome =
         bytes ? installer.install(*region, first, end,
                                   bytes + (first - request.first) * request.page_size)
-              : installer.poison(*region, first, end, answer.cause);
+              : installer.poison(*region, first, end, answer.blame);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
     first = end;
   }
   if (!bytes) {
-    const Outcome outcome = installer.poison_dropped(request.first, request.end, answer.cause);
+    const Outcome outcome = installer.poison_dropped(request.first, request.end, answer.blame);
     if (outcome >= Outcome::again) return outcome;
     worst = std::max(worst, outcome);
   }
@@ -78,8 +78,8 @@ Outcome settle(const FetchRequest& request, const std::byte* bytes) {
   return settle(request, Answer{.bytes = bytes});
 }
 
-Outcome poison(const FetchRequest& request, Cause cause) {
-  return settle(request, Answer{.cause = cause});
+Outcome poison(const FetchRequest& request, const Blame& blame) {
+  return settle(request, Answer{.blame = blame});
 }
 
 }  // namespace uffd

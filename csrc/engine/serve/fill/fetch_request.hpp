@@ -24,6 +24,8 @@ struct FetchRequest {
   using Deadlines = std::multimap<uint64_t, std::shared_ptr<FetchRequest>>;
   static constexpr uint64_t kNever = UINT64_MAX;
   Deadlines::iterator due = {};
+  unsigned failures = 0;   // reads of it that failed
+  uint64_t failed_at = 0;  // the first of them, by CLOCK_MONOTONIC
   bool of_fault = false;   // else of a fill
   bool overdue = false;    // its deadline passed while it was read
   bool finished = false;   // its read has returned
@@ -37,6 +39,6 @@ struct FetchRequest {
 // Install the request's pages that are still missing, or poison them, under a lease.
 // Outcome::again where some must be tried again.
 Outcome settle(const FetchRequest& request, const std::byte* bytes);
-Outcome poison(const FetchRequest& request, Cause cause);
+Outcome poison(const FetchRequest& request, const Blame& blame);
 
 }  // namespace uffd

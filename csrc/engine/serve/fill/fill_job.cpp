@@ -1,13 +1,28 @@
 #include "engine/serve/fill/fill_job.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace uffd {
+namespace {
+
+// Without a fault for so long a target counts as idle.
+constexpr uint64_t kIdleNs = 1'000'000;
+
+}  // namespace
 
 void FillJob::restart(Kind kind) {
   const std::lock_guard lock(cutting_);
   kind_ = kind;
   cursor_ = 0;
+}
+
+bool FillJob::gives_way() noexcept {
+  if (!served_->fill_when_idle.load(std::memory_order_relaxed)) return false;
+  const uint64_t faults = served_->handler_counters.get(Count::faults);
+  if (std::exchange(faults_seen_, faults) == faults) return false;
+  not_before = sys::monotonic_ns() + kIdleNs;
+  return true;
 }
 
 FillJob::Step FillJob::step() {

@@ -31,13 +31,16 @@ class FillJob {
 
   // Begins again at the first page.
   void restart(Kind kind);
+  // Whether the target is filled only while no fault waits, and faults came since this was asked
+  // last: then the next chunk is for later (not_before). The pool's, under the pool's lock.
+  bool gives_way() noexcept;
   // Settles the next chunk, under a lease.
   Step step();
 
   // The pool's, under the pool's lock.
   unsigned in_flight = 0;   // steps that fillers are at
   bool exhausted = false;   // no chunk was left
-  uint64_t not_before = 0;  // by CLOCK_MONOTONIC, after a step met EAGAIN
+  uint64_t not_before = 0;  // by CLOCK_MONOTONIC, after a step met EAGAIN, or a fault came
   Patience patience;
 
  private:
@@ -59,6 +62,7 @@ class FillJob {
   FetchPool& fetchers_;
   std::mutex cutting_;
   Kind kind_;
+  uint64_t faults_seen_ = 0;
   uint64_t cursor_ = 0;  // the pages before this one are handed out
   ChunkSize size_;
 };

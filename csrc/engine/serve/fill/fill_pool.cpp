@@ -11,7 +11,7 @@ namespace {
 
 // About two chunks, and longer than a handler's time slice, so that a handler takes the CPU from a
 // filler when a fault wakes it.
-constexpr std::chrono::microseconds kTimeSlice{200};
+constexpr std::chrono::microseconds kFillTimeSlice{200};
 
 }  // namespace
 
@@ -75,7 +75,7 @@ bool FillPool::start(ServedTarget& served, FillJob::Kind kind) noexcept {
 
 void FillPool::run() {
   ::sched_yield();  // lets handlers that start at the same time run first
-  ask_for_time_slices(kTimeSlice);
+  ask_for_time_slices(kFillTimeSlice);
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     const JobPtr job = next();
@@ -100,7 +100,7 @@ FillPool::JobPtr FillPool::next() {
   for (size_t left = jobs_.size(); left > 0; --left) {
     std::rotate(jobs_.begin(), jobs_.begin() + 1, jobs_.end());
     const JobPtr& job = jobs_.back();
-    if (!job->exhausted && job->not_before <= now) return job;
+    if (!job->exhausted && job->not_before <= now && !job->gives_way()) return job;
   }
   return nullptr;
 }

@@ -10,7 +10,7 @@ namespace uffd {
 namespace {
 
 // A handler runs for microseconds at a time, and a toucher sleeps until it has run.
-constexpr std::chrono::microseconds kTimeSlice{100};
+constexpr std::chrono::microseconds kFaultTimeSlice{100};
 
 // How long a turn of a target is to take where other targets may wait for theirs. A fault takes the
 // longer the more threads of its target sleep: each wake-up walks through all of them.
@@ -61,7 +61,7 @@ std::vector<std::shared_ptr<ServedTarget>> Handler::charges() {
 }
 
 void Handler::run() {
-  ask_for_time_slices(kTimeSlice);
+  ask_for_time_slices(kFaultTimeSlice);
   SoleReader reader(*mailbox_);
   reader_ = &reader;
   while (await()) {

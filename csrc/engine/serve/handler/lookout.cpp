@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "engine/serve/adoption/adoption.hpp"
 #include "engine/serve/handler/watchdog.hpp"
+#include "engine/serve/served/journal.hpp"
 
 namespace uffd {
 namespace {
@@ -25,6 +27,24 @@ void Lookout::expect_review(uint64_t now) noexcept {
   review_at_ = std::min(review_at_, now + Adoption::kReviewNs);
 }
 
+namespace {
+
+// Where its guard has ended, another one is to hold the target, or the masks of its threads.
+void see_to_guard(ServedTarget& served) noexcept {
+  if (!served.target.ledger() && !served.adoption) return;
+  const bool runs = guard_link().look();
+  if (!served.target.ledger()) return;
+  if (runs && served.guarded_by == guard_link().generation()) return;
+  const bool was_guarded = std::exchange(served.guarded_by, 0) != 0;
+  if (runs && served.keep_guarded()) {
+    journal().write({News::guarded, served.target.id()});
+  } else if (was_guarded) {
+    journal().write({News::unguarded, served.target.id()});
+  }
+}
+
+}  // namespace
+
 void Lookout::watch(std::span<const std::unique_ptr<Charge>> charges, uint64_t now) noexcept {
   const size_t some = std::min(charges.size(), kAtOnce);
   watch_at_ = now + (some == 0 ? kEveryNs : kEveryNs * some / charges.size());
@@ -36,6 +56,7 @@ void Lookout::watch(std::span<const std::unique_ptr<Charge>> charges, uint64_t n
         charge.served->tell_gone();
       } else {
         watchdog::check_sleepers(charge);
+        see_to_guard(*charge.served);
       }
     } catch (const std::bad_alloc&) {
       return;  // they are looked at the next time

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "engine/linux/blank.hpp"
 #include "engine/linux/huge_pages.hpp"
@@ -130,18 +131,21 @@ void refuse_other_process(pid_t pid) {
                               "userfaultfd of its own and hand it over");
 }
 
-// Hugetlb memory takes whole pages only. Asks the kernel once for each page size, by a COPY that
-// installs nothing.
+// Hugetlb memory takes whole pages only, and ordinary memory takes small ones. Asks the kernel by
+// COPYs that install nothing: for each large page, since the sender may be wrong about any.
 void refuse_page_size(const Userfaultfd& uffd, const RegionTable& table) {
-  uint64_t asked = 0;
+  bool asked = false;
   for (const Region& region : table.all()) {
-    if (asked & region.page_size) continue;
-    asked |= region.page_size;
-    if (uffd.copy(region.range.start, unreadable_address(), region.page_size, 0).error != -EINVAL)
-      continue;
+    const bool is_small = region.page_size == sys::page_size();
+    if (is_small && std::exchange(asked, true)) continue;
+    const auto takes = [&](uint64_t length) {
+      return uffd.copy(region.range.start, unreadable_address(), length, 0).error != -EINVAL;
+    };
+    if (takes(region.page_size) && (is_small || !takes(sys::page_size()))) continue;
     throw std::invalid_argument(
         name_of(region) + ": page_size is " + std::to_string(region.page_size) +
-        ", which does not fit its memory: for hugetlb memory give the page size of its pool");
+        ", which does not fit its memory: give " + std::to_string(sys::page_size()) +
+        ", and for hugetlb memory the page size of its pool");
   }
 }
 
@@ -160,6 +164,25 @@ void refuse_registered_later(const TargetOptions& options) {
         "registered=False is for a userfaultfd that another process opened: leave it out, because "
         "serve() registers the regions of a userfaultfd of this process");
   }
+}
+
+void refuse_again(const Userfaultfd& uffd, const TargetOptions& options) {
+  if (!options.again) {
+    if (!options.trusts_pagemap) return;
+    throw std::invalid_argument(
+        "trust='pagemap' is for a target that another manager has served before: give again=True, "
+        "or leave trust out");
+  }
+  if (!options.received || !options.registered) {
+    throw std::invalid_argument(
+        "again=True is for a target of another process, which has registered its memory: leave "
+        "again out");
+  }
+  if (options.trusts_pagemap || !(uffd.features() & UFFD_FEATURE_EVENT_REMOVE)) return;
+  throw std::invalid_argument(
+      "this target was served before, and its userfaultfd has EVENT_REMOVE: a page that is missing "
+      "now was never installed, or the target has dropped it since, and reads as zeros. Nobody can "
+      "tell which. Give trust='pagemap' if it is right to install all missing pages");
 }
 
 void refuse_no_regions(const RegionTable& regions, const TargetOptions& options) {
@@ -189,6 +212,7 @@ void check_options(const Userfaultfd& uffd, const TargetOptions& options, Placem
     throw std::invalid_argument("fault_around is 0 pages; it must be at least 1");
   if (options.pid != 0) refuse_pid(options.pid);
   refuse_registered_later(options);
+  refuse_again(uffd, options);
   refuse_beyond(options);
   if (options.inline_faults) refuse_inline(options, placement);
   if (placement == Placement::adopt && !options.inline_faults) refuse_unnamed_threads(uffd);
@@ -207,6 +231,17 @@ void check_regions(const Userfaultfd& uffd, const RegionTable& regions,
   if (!options.received || !options.registered || regions.empty()) return;
   if (this_process) refuse_foreign(regions);
   refuse_page_size(uffd, regions);
+}
+
+void check_process(const RegionTable& regions, const TargetOptions& options, Placement placement) {
+  if (is_this_process(options) || !options.registered || regions.empty()) return;
+  if (placement != Placement::adopt && !options.collapse) return;
+  if (any_registered(options.pid, regions.ranges()).value_or(false)) return;
+  throw std::invalid_argument(
+      "pid is " + std::to_string(options.pid) +
+      ", and by its smaps that process has registered none of the regions, or its smaps may not be "
+      "read: placement 'adopt' and collapse=True act on the process, so give the target's pid, or "
+      "leave them out");
 }
 
 void check_collapse(const RegionTable& regions, int pidfd, bool this_process) {

@@ -11,6 +11,9 @@ namespace uffd {
 void check_options(const Userfaultfd& uffd, const TargetOptions& options, Placement placement);
 void check_regions(const Userfaultfd& uffd, const RegionTable& regions,
                    const TargetOptions& options);
+// What acts on a process, and not on its memory alone, must act on the one that has the memory: the
+// pid of a hand-off may belong to another one by now. After what tells who lacks which permission.
+void check_process(const RegionTable& regions, const TargetOptions& options, Placement placement);
 // pidfd: of the target, or -1 where there is none.
 void check_collapse(const RegionTable& regions, int pidfd, bool this_process);
 

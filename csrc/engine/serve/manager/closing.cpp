@@ -6,9 +6,6 @@
 namespace uffd {
 namespace {
 
-constexpr const char* kStopped =
-    "the target was stopped: serve the userfaultfd that stop() returned";
-
 std::string pages_text(uint64_t pages) {
   return std::to_string(pages) + (pages == 1 ? " page" : " pages");
 }
@@ -83,6 +80,7 @@ void Manager::begin_close(ServedTarget& served, Missing missing) {
     served.mailbox->post(served, at_once ? command::end : command::end_complete);
   }
   if (is_over || missing == Missing::zero) return;
+  served.fill_when_idle = false;
   const auto kind = missing == Missing::fill ? FillJob::Kind::install : FillJob::Kind::poison;
   if (!fillers_->start(served, kind)) throw std::bad_alloc();
 }

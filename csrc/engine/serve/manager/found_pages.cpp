@@ -135,4 +135,13 @@ void settle_found_pages(ServedTarget& served, Present present) {
   }
 }
 
+void note_present_pages(ServedTarget& served) {
+  if (served.target.pid() <= 0) return;
+  for (const Region& region : served.target.regions().all()) {
+    if (region.minor()) continue;
+    if (const auto pages = present_pages(served.target.pid(), region.range, region.page_size))
+      keep(served, region, *pages);
+  }
+}
+
 }  // namespace uffd

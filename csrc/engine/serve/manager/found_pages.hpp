@@ -22,4 +22,8 @@ void empty_whole_mappings(const RegionTable& regions);
 // UnsupportedError where the pagemap may not be read.
 void settle_found_pages(ServedTarget& served, Present present);
 
+// Marks the pages that the manager before installed and had not noted when it died, before the
+// target is served. Where the pagemap may not be read they stay missing until they are filled.
+void note_present_pages(ServedTarget& served);
+
 }  // namespace uffd

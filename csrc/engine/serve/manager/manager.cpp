@@ -19,8 +19,6 @@ constexpr size_t kMostThreads = 1024;
 constexpr const char* kRegistered =
     "this target's memory was registered when serving began, or registered() was called before: "
     "call it only once, and only after registered=False";
-constexpr const char* kStopped =
-    "the target was stopped: serve the userfaultfd that stop() returned";
 
 void check_thread_counts(const ManagerOptions& options) {
   if (options.handlers == 0)
@@ -47,14 +45,34 @@ void refuse_unregistered(const Target& target) {
   }
 }
 
+uint64_t moves_of(const ServedTarget& served) noexcept {
+  return served.handler_counters.get(Count::remaps) + served.handler_counters.get(Count::unmaps);
+}
+
+// By the thread of their handler, which is their parent's. Returns all of them.
+std::vector<std::shared_ptr<ServedTarget>> look_at_children(const ServedTarget& parent) {
+  std::vector<std::shared_ptr<ServedTarget>> family;
+  for (const auto& child : children(parent)) {
+    if (child->life.stage() == Stage::serving && !child->target.registered()) {
+      const std::unique_lock alone(child->gate);
+      look_at_child(child->target, parent.target);
+      child->target.set_registered(true);
+      family.push_back(child);
+    }
+    for (auto& grandchild : look_at_children(*child)) family.push_back(std::move(grandchild));
+  }
+  return family;
+}
+
 }  // namespace
 
-Manager::Manager(const ManagerOptions& options) : placement_(options.placement.placement) {
+Manager::Manager(const ManagerOptions& options)
+    : placement_(options.placement.placement), guard_(options.guard), guards_(options.guards) {
   check_thread_counts(options);
   const Places places = uffd::place(options.placement, options.handlers, options.fillers);
   if (placement_ == Placement::adopt) {
     ledger_ = std::make_unique<AdoptionLedger>();
-    watcher_ = std::make_unique<AdoptionWatcher>(options.watcher, *ledger_);
+    guarded_masks_.emplace(guard_, *ledger_);
   }
   if (placement_ == Placement::automatic) wakefulness_ = std::make_unique<Wakefulness>();
   fillers_ = std::make_unique<FillPool>(places.fillers, fetchers_);
@@ -99,6 +117,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
                                            const TargetOptions& options) {
   const bool this_process = is_this_process(options);
   auto served = prepare(uffd, std::move(regions), options);
+  if (served->target.ledger()) guard_link().start(guard_, guards_);
   RegionTable& table = served->target.regions();
   for (const Region& region : table.all()) {
     if (region.source) fetchers_.make_ready_for(*region.source);
@@ -106,6 +125,7 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   const std::lock_guard lock(adding_);
   Handler& handler = least_busy_handler();
   place(*served, handler, options);
+  check_process(table, options, placement_);
   served->local_memory = std::make_shared<LocalMemory>(table, this_process);
   InlineAddition addition(*served);
   // Both before the memory is registered: with event features the kernel would have a fork, and
@@ -116,14 +136,17 @@ std::shared_ptr<ServedTarget> Manager::add(Userfaultfd& uffd, std::vector<Region
   if (!options.received) registration.emplace(uffd, table);
   choose_moves(uffd, table, this_process, options.install);
   settle_found_pages(*served, options.present);
+  if (options.again) note_present_pages(*served);
 
   Taking taking(uffd, *served);
+  Guarding guarding(*served);
   if (served->inline_faults) served->inline_faults->open();
   // A fault that another reader has read is not told again: all threads wake up and fault once
   // more. This comes before serving, since the target may end right after that begins.
   wake_all(served->target);
   handler.add(served);
   taking.keep();
+  guarding.keep();
   if (registration) registration->keep();
   addition.keep();
   return served;
@@ -135,14 +158,19 @@ std::shared_ptr<ServedTarget> Manager::prepare(const Userfaultfd& uffd, std::vec
   const bool this_process = is_this_process(options);
   auto served = std::make_shared<ServedTarget>(
       RegionTable(std::move(regions)), this_process ? 0 : options.pid,
-      TargetSettings{options.ending, options.fault_around, options.verify, options.collapse});
+      TargetSettings{options.ending, options.fault_around, options.verify, options.collapse,
+                     options.guard.value_or(AfterDeath::poison), options.trusts_pagemap},
+      options.guard && !this_process ? Target::Noted::in_ledger : Target::Noted::no);
   RegionTable& table = served->target.regions();
   check_regions(uffd, table, options);
   served->living = (uffd.features() & kEventFeatures) != 0;
   served->target.set_registered(options.registered);
   served->target.set_beyond(options.beyond);
-  if (served->living && options.registered) look_at_living(served->target);
+  served->note_settings();
+  if (served->living && options.registered)
+    apply_look(look_at_living(served->target), served->target);
   if (!this_process) served->process = open_pidfd(options.pid);
+  if (options.completion >= 0) served->completion = Completion(options.completion);
   if (options.collapse) check_collapse(table, served->process.get(), this_process);
   if (options.inline_faults) served->inline_faults = std::make_shared<InlineFaults>(*served);
   return served;
@@ -154,23 +182,32 @@ void Manager::place(ServedTarget& served, Handler& handler, const TargetOptions&
   if (options.awake) served.awake.emplace();
   served.kept_awake = options.awake;
   served.vigil_notes = handler.vigil_notes();
-  if (!ledger_) return;
+  if (!ledger_ || options.pid == kUnknownPid) return;
   served.adoption = std::make_shared<Adoption>(
       *ledger_, is_this_process(options) ? ::getpid() : options.pid, *served.handler_cpu);
 }
 
-void Manager::set_registered(ServedTarget& served) {
+// Fork children that were born before are copies of memory that was registered later, or now: they
+// know it with their parent.
+void Manager::set_registered(ServedTarget& served, bool check) {
   if (served.target.registered()) throw std::logic_error(kRegistered);
-  {
+  if (check) {
     const auto shared = served.installing();
     refuse_unregistered(served.target);
   }
+  // Before the handler is held up. What has moved since is looked at again.
+  const uint64_t moves = moves_of(served);
+  LivingLook look;
+  if (served.living) look = look_at_living(served.target);
   std::exception_ptr refused;
+  std::vector<std::shared_ptr<ServedTarget>> family;
   const bool served_still = served.mailbox->call([&] {
     try {
       const std::unique_lock alone(served.gate);
       if (served.target.registered()) throw std::logic_error(kRegistered);
-      if (served.living) look_at_living(served.target);
+      if (served.living && moves_of(served) != moves) look = look_at_living(served.target);
+      if (served.living) apply_look(look, served.target);
+      family = look_at_children(served);
       served.target.set_registered(true);
     } catch (...) {
       refused = std::current_exception();
@@ -178,6 +215,11 @@ void Manager::set_registered(ServedTarget& served) {
   });
   if (refused) std::rethrow_exception(refused);
   if (!served_still) return;
+  family.push_back(served.shared_from_this());
+  for (const auto& each : family) go_on_registered(*each);
+}
+
+void Manager::go_on_registered(ServedTarget& served) {
   if (served.fill_wanted) fillers_->start(served, FillJob::Kind::install);
   if (const Lease lease(served); lease) wake_all(served.target);
   served.tell_if_complete();
@@ -187,8 +229,9 @@ void Manager::check_fill(const ServedTarget& served) {
   if (served.life.stage() == Stage::stopped) throw std::logic_error(kStopped);
 }
 
-void Manager::fill(ServedTarget& served) {
+void Manager::fill(ServedTarget& served, bool when_idle) {
   check_fill(served);
+  served.fill_when_idle = when_idle;
   if (!served.target.registered()) {
     served.fill_wanted = true;
     if (!served.target.registered()) return;

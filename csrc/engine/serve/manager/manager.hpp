@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "engine/serve/adoption/adoption_watcher.hpp"
+#include "engine/serve/adoption/guarded_masks.hpp"
 #include "engine/serve/awake/wakefulness.hpp"
 #include "engine/serve/end/ender.hpp"
 #include "engine/serve/fill/fill_pool.hpp"
@@ -37,9 +37,8 @@ struct ManagerOptions {
   size_t handlers = 1;
   size_t fillers = 1;
   PlacementOptions placement = {};
-  // The command that runs the watcher of adopted threads, under Placement::adopt: see
-  // AdoptionWatcher.
-  std::vector<std::string> watcher = {};
+  GuardProgram guard = {};  // the program that guards targets
+  size_t guards = 1;        // or 2
 };
 
 class Manager {
@@ -54,12 +53,28 @@ class Manager {
   std::shared_ptr<ServedTarget> add(Userfaultfd& uffd, std::vector<Region> regions,
                                     const TargetOptions& options);
 
+  // What a guard hands over of a target whose manager has died.
+  struct Heirloom {
+    Userfaultfd uffd;
+    Fd ledger;
+    Fd completion;  // or none
+  };
+  // Serves the targets of a manager that has died, as it did; all threads wake up and fault once
+  // more. sources: by the numbers that they had. Throws std::invalid_argument for a ledger that is
+  // none, that is damaged, or that needs other sources, and then has served none. Throws as add()
+  // does where the system is short of something: targets before that one are served.
+  std::vector<std::shared_ptr<ServedTarget>> take_over(std::vector<Heirloom>& heirlooms,
+                                                       std::span<const SourcePtr> sources);
+
+  // Starts the guard before the first target needs it, which takes a millisecond.
+  void start_guard() { guard_link().start(guard_, guards_); }
+
   // To be called when the owner of a target's memory has registered it. Begins the fill that was
   // asked for before. Throws std::logic_error where the memory counted as registered already,
-  // std::invalid_argument that names a region which is not registered.
-  void set_registered(ServedTarget& served);
+  // std::invalid_argument that names a region which is not registered, unless it is not to check.
+  void set_registered(ServedTarget& served, bool check = true);
 
-  void fill(ServedTarget& served);
+  void fill(ServedTarget& served, bool when_idle = false);
   // The checks of fill() and stop(), without a manager: for a target whose manager may have ended.
   // They throw std::logic_error.
   static void check_fill(const ServedTarget& served);
@@ -91,16 +106,24 @@ class Manager {
   void discard(ServedTarget& served);
 
  private:
+  static constexpr const char* kStopped =
+      "the target was stopped: serve the userfaultfd that stop() returned";
+
   Handler& least_busy_handler() const;
   std::shared_ptr<ServedTarget> prepare(const Userfaultfd& uffd, std::vector<Region> regions,
                                         const TargetOptions& options);
   void place(ServedTarget& served, Handler& handler, const TargetOptions& options);
+  std::shared_ptr<ServedTarget> serve_on(Heirloom& heirloom, std::unique_ptr<Ledger> ledger,
+                                         Restored restored);
   void leave(ServedTarget& served);
+  void go_on_registered(ServedTarget& served);
   static void await_marks(ServedTarget& served);
 
   const Placement placement_;
-  std::unique_ptr<AdoptionLedger> ledger_;  // under Placement::adopt, like the watcher
-  std::unique_ptr<AdoptionWatcher> watcher_;
+  const GuardProgram guard_;
+  const size_t guards_;
+  std::unique_ptr<AdoptionLedger> ledger_;  // under Placement::adopt, like the next member
+  std::optional<GuardedMasks> guarded_masks_;
   std::unique_ptr<Wakefulness> wakefulness_;  // under Placement::automatic
   // Each member is used by the members below it, which are destroyed first.
   EndQueue ends_;

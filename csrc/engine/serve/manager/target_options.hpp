@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "engine/ending/ending.hpp"
+#include "engine/guard/protocol.hpp"
 #include "engine/serve/manager/install_choice.hpp"
 
 namespace uffd {
@@ -30,6 +31,12 @@ struct TargetOptions {
   bool awake = false;     // while it is served, idle CPUs sleep lightly: /dev/cpu_dma_latency at 0
   Present present = Present::keep;
   Beyond beyond = Beyond::automatic;
+  // What a guard does when this process dies; not for memory of this process.
+  std::optional<AfterDeath> guard = {};
+  bool again = false;  // another manager has served the target before, and nobody has its ledger
+  // The target may have dropped pages of its own then, which get their old bytes.
+  bool trusts_pagemap = false;
+  int completion = -1;  // a connected socket, which stays the caller's: see Completion
 };
 
 }  // namespace uffd

@@ -46,6 +46,28 @@ class InlineAddition {
   bool kept_ = false;
 };
 
+// Has the guard hold a target that has a ledger. Throws SystemError.
+class Guarding {
+ public:
+  explicit Guarding(ServedTarget& served) : served_(served) {
+    if (served.keep_guarded()) return;
+    throw SystemError(
+        EAGAIN,
+        "the guard cannot be told of another target: raise RLIMIT_NOFILE (ulimit -n), "
+        "or give guard=None to serve without a guard");
+  }
+  Guarding(const Guarding&) = delete;
+  Guarding& operator=(const Guarding&) = delete;
+  ~Guarding() {
+    if (!kept_) served_.let_guard_go();
+  }
+  void keep() noexcept { kept_ = true; }
+
+ private:
+  ServedTarget& served_;
+  bool kept_ = false;
+};
+
 // Gives the userfaultfd to the target; undone, gives it back to the caller.
 class Taking {
  public:

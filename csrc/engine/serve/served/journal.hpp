@@ -16,6 +16,7 @@
 #include "engine/ending/ending.hpp"
 #include "engine/linux/at_fork.hpp"
 #include "engine/linux/range.hpp"
+#include "engine/target/cause.hpp"
 
 namespace uffd {
 
@@ -25,18 +26,9 @@ enum class News {
   poisoned,    // the range, for the cause
   stuck,       // the range can be neither supplied nor poisoned: its touchers sleep
   lost_wakes,  // count: threads that slept although nobody was going to wake them; woken
-};
-
-// Why pages were poisoned.
-enum class Cause {
-  unreadable,  // the source's memory or file cannot be read there
-  unanswered,  // the source failed, or gave too few bytes
-  late,        // the source did not answer within its deadline
-  asked,       // the user closed the target so
-  unserved,    // no descriptor was left to serve this fork child with
-  removed,     // the target removed them from shared memory, and nothing tells what they read as
-  outside,     // the owner registered memory that no region describes
-  alias,       // another place of a page that was poisoned
+  unguarded,   // no guard holds it, or its fork child: there was no descriptor or process for that
+  orphan,      // a fork child of it was born as the manager died; what it misses reads as zeros
+  guarded,     // another guard holds it, since the one before has ended
 };
 
 struct JournalEntry {

@@ -14,10 +14,12 @@
 #include <shared_mutex>
 #include <vector>
 
+#include "engine/guard/guard_link.hpp"
 #include "engine/linux/dma_latency.hpp"
 #include "engine/linux/fd.hpp"
 #include "engine/linux/fork_hole.hpp"
 #include "engine/linux/thread.hpp"
+#include "engine/serve/served/completion.hpp"
 #include "engine/serve/served/event_gate.hpp"
 #include "engine/serve/served/leases.hpp"
 #include "engine/serve/served/lifecycle.hpp"
@@ -37,17 +39,22 @@ struct VigilNotes;
 // What the user chose; constant.
 struct TargetSettings {
   Ending ending = Ending::automatic;
-  std::optional<uint32_t> fault_around = {};  // pages; empty: learned from the faults
-  bool verify = true;                         // look at smaps after the ending
-  bool collapse = false;                      // into huge pages, after the ending
+  std::optional<uint32_t> fault_around = {};    // pages; empty: learned from the faults
+  bool verify = true;                           // look at smaps after the ending
+  bool collapse = false;                        // into huge pages, after the ending
+  AfterDeath after_death = AfterDeath::poison;  // of this process, where the target has a guard
+  bool trusts_pagemap = false;                  // see TargetOptions
 };
 
 struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
-  ServedTarget(RegionTable regions, pid_t pid, const TargetSettings& chosen);
+  ServedTarget(RegionTable regions, pid_t pid, const TargetSettings& chosen,
+               Target::Noted noted = Target::Noted::no);
+  // That of a manager that has died, to be served as its ledger says.
+  ServedTarget(std::unique_ptr<Ledger> ledger, Restored restored);
   // The target of a fork child, with its parent's settings, regions and pages; without its
   // userfaultfd.
   struct OfFork {};
-  ServedTarget(OfFork, const ServedTarget& forker);
+  ServedTarget(OfFork, ServedTarget& forker, Target::Noted noted);
 
   // Whether the target does not end when it is complete: only its user, or its death, ends it.
   bool endless() const noexcept {
@@ -64,6 +71,13 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   void tell_if_complete();
   // Tells the handler that the target's address space is gone. Any thread.
   void tell_gone();
+  // Notes the settings in the ledger, if there is one. Before the target is served.
+  void note_settings() noexcept;
+  // Has the guard hold the target, where it has a ledger and the present guard does not hold it
+  // yet; false where that guard could not be told. By the handler; by add() before.
+  bool keep_guarded() noexcept;
+  // Waits until no guard holds the target. By the ender.
+  void let_guard_go() noexcept;
 
   const TargetSettings settings;
 
@@ -87,19 +101,22 @@ struct ServedTarget : std::enable_shared_from_this<ServedTarget> {
   SharedCounters shared_counters;                // of everybody but the handler
   std::atomic<uint64_t> outstanding_fetches{0};  // requests that are not settled yet
   std::atomic<bool> released{false};  // it is complete, and fork children and sources may have it
-  std::atomic<bool> fill_wanted{false};  // asked for before the memory was registered
+  std::atomic<bool> fill_wanted{false};     // asked for before the memory was registered
+  std::atomic<bool> fill_when_idle{false};  // see FillJob::gives_way()
 
   // Set before the target is served. The ender gives these, and the adoption, back.
   std::shared_ptr<InlineFaults> inline_faults;    // see InlineFaults; else nullptr
   std::optional<DmaLatency> awake;                // while it is served, where that was asked for
   std::unique_ptr<ForkHole> fork_hole;            // of memory of this process
   Fd process;                                     // pidfd of another process
+  Completion completion;                          // the ender's, from the target's completeness on
   std::shared_ptr<const VigilNotes> vigil_notes;  // of its handler
   std::optional<Cpu> handler_cpu;                 // of its handler, where that is held to a CPU
   bool kept_awake = false;                        // whether awake is or was set
 
   // Of a fork child: its share of the quota of the nursery, which it gives back when it is gone.
   std::shared_ptr<void> books;
+  GuardLink::Generation guarded_by = 0;  // the guard that holds the target
 
   mutable std::mutex mutex;                            // of the members below
   std::deque<std::shared_ptr<ServedTarget>> children;  // all that live, and the last that ended
@@ -128,6 +145,7 @@ class Lease {
 // poisoned. Throws std::bad_alloc, and then leaves the userfaultfd to the caller.
 enum class Books { copied, none };
 std::shared_ptr<ServedTarget> bear(ServedTarget& parent, Userfaultfd& uffd, Books books);
+void add_child(ServedTarget& parent, const std::shared_ptr<ServedTarget>& child);
 std::vector<std::shared_ptr<ServedTarget>> children(const ServedTarget& parent);
 
 }  // namespace uffd

@@ -1,4 +1,4 @@
-#include "engine/serve/adoption/adoption_ledger.hpp"
+#include "engine/guard/adoption_ledger.hpp"
 
 #include <algorithm>
 #include <vector>

@@ -1,9 +1,8 @@
 // The threads whose affinity masks a manager has changed, with the masks that they had: in memory
-// that the watcher process shares, so that the threads get their masks back when the manager is
-// killed.
+// that the guard shares, so that the threads get their masks back when the manager is killed.
 //
 // Each entry is written by the handler that holds its thread, then by the ender that gives its mask
-// back; the watcher reads the entries when the manager's process has ended.
+// back; the guard reads the entries when the manager's process has ended.
 #pragma once
 
 #include <sched.h>
@@ -54,7 +53,7 @@ class AdoptionLedger {
   // Gives these threads their masks back, and then their heirs: threads of their processes, and of
   // the fork children of those, that began since and are held to the same CPU.
   void give_back(std::span<Entry* const> entries);
-  // Gives back all masks: by the watcher, when nobody else uses the ledger.
+  // Gives back all masks: by the guard, when nobody else uses the ledger.
   void give_back_all();
 
  private:
