@@ -1,0 +1,1 @@
+"""``pyuffd serve criu``: the manager of a lazy restore, in the place of ``criu lazy-pages``."""
