@@ -3,6 +3,8 @@
 import contextlib
 import faulthandler
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -133,6 +135,22 @@ def huge_pages() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             _HUGE_PAGES.write_text(str(before))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _guard() -> None:
+    """Start this process's guard, whose descriptors stay open, before a test counts descriptors."""
+    if not pyuffd.probe().usable:
+        return
+    ours, theirs = socket.socketpair()
+    memory = pyuffd.Mapping(_core.page_size())
+    region = (memory.address, memory.length, 0, memory.page_size)
+    command = [sys.executable, "-S", "-c", "input()"]
+    with ours, theirs, subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        pyuffd.handoff.send(theirs, pyuffd.Userfaultfd(), [region])
+        got = pyuffd.handoff.receive(ours, pyuffd.ZeroSource())
+        pyuffd.serve(got.uffd, got.regions, pid=other.pid).close("zero")
+        other.kill()
 
 
 @pytest.fixture(scope="session")

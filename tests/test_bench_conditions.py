@@ -1,6 +1,7 @@
 """What benchmarks make of the machine for a while, and that they give it back."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ def test_wake_ups_are_slow_for_a_while() -> None:
         assert max(slow_wake.wake_up() for _ in range(10)) > 100e-6
     assert open_descriptors() == before
     assert min(slow_wake.wake_up() for _ in range(10)) < 100e-6
+
+
+def test_a_bystander_counts_its_turns() -> None:
+    before = open_descriptors()
+    with conditions.bystander() as other:
+        with other.watched():
+            time.sleep(0.05)
+        assert 1e-9 < other.seconds_per_turn < 1e-3
+    assert open_descriptors() == before
 
 
 @pytest.mark.requires_root

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from bench import arms
 from bench.harness.records import RecordError, Records
 from bench.report.answers import answers, balance, headline, is_busy, quiet
 from bench.report.cost_model import fit
+from bench.report.goals import LongestGoal
 from bench.report.judge import Noise, compare, mean_of_logs, noise
 from bench.report.results import Results, load
 from bench.report.words import seconds, sentence
@@ -95,6 +97,17 @@ def test_verdicts(tmp_path: Path, limit: float, at_most: bool, verdict: str) -> 
     write_case(tmp_path, five_times())
     found = compare(load(tmp_path), "ending", "4096 regions", "unregister", "early-close")
     assert found.verdict(limit, at_most=at_most) == verdict
+
+
+@pytest.mark.parametrize(("longest", "verdict"), [(0.9e-3, "reached"), (1.1e-3, "falls short")])
+def test_one_round_decides_a_limit_of_the_longest(tmp_path: Path, longest: float, verdict: str) -> None:
+    values: list[Values] = [{"arm": {"first access": value}} for value in (1.0, 0.2e-3, longest, 0.1e-3)]
+    write_case(tmp_path, [values], question="restore", case="alone", pairs=[], control="")
+    goal = LongestGoal("what", "restore", "alone", "arm", "first access", 1e-3)
+    found = goal.outcome(load(tmp_path))
+    assert (found.measured, found.interval, found.verdict) == (seconds(longest), "longest of 3", verdict)
+    unknown = replace(goal, case="another")
+    assert unknown.outcome(load(tmp_path)).verdict == "not measured"
 
 
 def test_nothing_smaller_than_the_noise_is_a_difference(tmp_path: Path) -> None:
@@ -276,8 +289,19 @@ def test_raw_results_are_lines_of_json(tmp_path: Path) -> None:
     assert isinstance(load(tmp_path), Results)
 
 
-@pytest.mark.parametrize("lost", ["early-close", "unregister", "keep-open", arms.LOOP, "adopt", arms.filler(1), "mmap"])
-@pytest.mark.parametrize("value", [None, 0.0])
+@pytest.mark.parametrize(
+    ("lost", "value"),
+    [
+        ("early-close", None),
+        ("early-close", 0.0),
+        ("unregister", None),
+        ("keep-open", 0.0),
+        (arms.LOOP, None),
+        ("adopt", 0.0),
+        (arms.filler(1), None),
+        ("mmap", None),
+    ],
+)
 def test_an_arm_without_values_loses_no_report(tmp_path: Path, lost: str, value: float | None) -> None:
     """What cannot be told without it is left out, and nothing is told of it that is no number."""
     write_headline(tmp_path)

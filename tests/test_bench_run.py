@@ -191,11 +191,11 @@ def test_ctrl_c_leaves_a_report_and_resume_goes_on(tmp_path: Path) -> None:
     # A background job inherits that SIGINT is ignored.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from pyuffd.bench.command_line import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "--only", "fork", "--fast", "--out", "out"]
+    command = [sys.executable, "-c", code, "--only", "footprint", "--fast", "--out", "out"]
     running = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    raw = tmp_path / "out" / "raw" / "fork.jsonl"
+    raw = tmp_path / "out" / "raw" / "footprint.jsonl"
     give_up = time.monotonic() + 100
     while not (raw.exists() and '"done"' in raw.read_text()):
         assert running.poll() is None, running.communicate()
@@ -206,12 +206,12 @@ def test_ctrl_c_leaves_a_report_and_resume_goes_on(tmp_path: Path) -> None:
     assert running.returncode == 130, told
     assert "interrupted: the report is of what is there" in told
     assert "the report is out/report.html" in printed
-    done = len(Records(tmp_path / "out").done("fork"))
-    assert 1 <= done < 9
-    resumed = bench("--only", "fork", "--fast", "--resume", "--out", "out", cwd=tmp_path)
+    done = len(Records(tmp_path / "out").done("footprint"))
+    assert 1 <= done < 3
+    resumed = bench("--only", "footprint", "--fast", "--resume", "--out", "out", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert len(Records(tmp_path / "out").done("fork")) == 9
-    assert (tmp_path / "out" / "fork.json").exists()
+    assert len(Records(tmp_path / "out").done("footprint")) == 3
+    assert (tmp_path / "out" / "footprint.json").exists()
 
 
 def test_a_missing_extra_is_named() -> None:

@@ -197,3 +197,58 @@ def test_only_the_pages_that_fail_are_poisoned(map_kind: Map, told: list[BaseExc
     report = _served(area, read).close("fill")
     assert report.poisoned == ((area.at(3), area.page),)
     assert {type(error) for error in told} == {KeyError}
+
+
+@of_kinds()
+def test_a_function_that_writes_into_a_view(map_kind: Map, kind: Kind, told: list[BaseException | None]) -> None:
+    """It is asked for whole blocks by a fill, and its view is of no use afterwards."""
+    area = map_kind(kind)
+    views: list[memoryview] = []
+    lengths: list[int] = []
+
+    def write(offset: int, view: memoryview) -> None:
+        lengths.append(len(view))
+        views.append(view)
+        view[:] = area.data[offset : offset + len(view)]
+
+    block = 4 * area.page
+    with area.serve(pyuffd.CallableSource(write, area.length, block=block, into=True), fault_around=1) as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+    assert set(area.states()) == {"right"}
+    assert max(lengths) == min(block, area.length)
+    assert told == []
+    with pytest.raises(ValueError, match="released memoryview"):
+        views[0][0]
+
+
+@pytest.mark.requires_poison
+def test_a_function_that_writes_into_a_view_and_fails(map_kind: Map, told: list[BaseException | None]) -> None:
+    area = map_kind(ANONYMOUS)
+
+    def write(_: int, view: memoryview) -> None:
+        raise TimeoutError(f"no answer for {len(view)} bytes")
+
+    with area.serve(pyuffd.CallableSource(write, area.length, into=True, retries=0), fault_around=1) as target:
+        assert not area.puppet.do("readable", area.start)
+        (error,) = target.source_errors
+        assert isinstance(error.__cause__, TimeoutError)
+        target.close("zero")
+
+
+@pytest.mark.parametrize("block", [-1, 1.5, "large"])
+def test_blocks_that_are_none(block: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="block"):
+        pyuffd.CallableSource(lambda _, length: bytes(length), 4096, block=block)
+
+
+def test_a_fill_that_rests_while_faults_come(map_kind: Map) -> None:
+    """It goes on when no fault came for a millisecond, and a close that fills does not wait for that."""
+    area = map_kind(ANONYMOUS)
+    with area.serve(fault_around=1) as target:
+        area.touch(0, 1, threads=1)
+        target.fill(when_idle=True)
+        assert target.wait(20, progress=False)
+        assert target.close().missing_pages == 0
+    with pytest.raises(TypeError, match="when_idle is 1"):
+        target.fill(when_idle=1)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 # Imports and the program first: afterwards this user may not be able to read them.
 _AS_NOBODY = """
 import mmap, os, socket, sys
-import numpy, pyuffd
+import numpy, pyuffd, pyuffd.criu
 code = compile(open(sys.argv[1]).read(), sys.argv[1], "exec")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 exec(code, {"__name__": "__main__"})
@@ -109,3 +109,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def test_the_tests_that_hold_what_is_said_of_trust_are_there() -> None:
+    text = (ROOT / "docs" / "explanation" / "trust.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 10
+    for file, function in named:
+        assert f"def {function}" in (ROOT / "tests" / file).read_text(), (file, function)

@@ -159,28 +159,3 @@ def leave_with_every_kind_of_target() -> tuple[object, ...]:
 @pytest.mark.requires_full_userfaultfd
 def test_exit_with_every_kind_of_target() -> None:
     assert run_child(leave_with_every_kind_of_target) == "exit"
-
-
-def serve_until_killed(fd: int) -> None:
-    HELD.append(serve(fd))
-    tell("serving")
-    hear()
-
-
-@pytest.mark.requires_full_userfaultfd
-def test_a_killed_manager_releases_at_once() -> None:
-    """Nothing can be done then: the kernel closes the descriptor and nobody is left asleep."""
-    ours, theirs = socket.socketpair()
-    with (
-        ours,
-        theirs,
-        Child(look, theirs.fileno(), sockets=[theirs]) as target,
-        Child(serve_until_killed, ours.fileno(), sockets=[ours]) as child,
-    ):
-        assert child.hear() == "serving"
-        child.signal(signal.SIGKILL)
-        child.finish(-signal.SIGKILL)
-        target.tell("look")
-        right, zero = target.hear()
-        assert right + zero == 200
-        target.finish()

@@ -6,7 +6,9 @@ import faulthandler
 import json
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from support.memory import PAGE, Managed
 from support.state import no_descriptor_leaks, until
 
 import pyuffd
-from pyuffd import handoff
+from pyuffd import _strangers, handoff
 
 START = 0x7000_0000_0000
 GOOD = {"base_host_virt_addr": START, "size": 2 * PAGE, "offset": 0, "page_size": PAGE}
@@ -237,11 +239,89 @@ def test_descriptors(pair: tuple[socket.socket, socket.socket]) -> None:
     try:
         assert "one descriptor, but 0 came" in refusal(pair, text, [])
         with userfaultfd() as fd:
-            assert "one descriptor, but 2 came" in refusal(pair, text, [fd, fd])
+            assert "one descriptor, but more came" in refusal(pair, text, [fd, fd])
             assert "one descriptor, but" in refusal(pair, text, [fd] * 40)
         assert "is not a userfaultfd" in refusal(pair, text, [null])
     finally:
         os.close(null)
+
+
+def receive_with(pair: tuple[socket.socket, socket.socket], entries: list[dict[str, int]], **limits: Any) -> str:
+    """The refusal of a message under these limits."""
+    ours, theirs = pair
+    with userfaultfd() as fd, no_descriptor_leaks():
+        send_raw(theirs, json.dumps(entries).encode(), [fd])
+        with pytest.raises(ValueError) as refused:
+            handoff.receive(ours, SOURCE, **limits)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_bytes": 4 * PAGE - 1}, f"have {4 * PAGE} bytes; max_bytes permits {4 * PAGE - 1}"),
+        ({"max_regions": 1}, "has 2 regions; max_regions permits 1"),
+        ({"window": (PAGE, PAGE)}, f"region 0 of the hand-off asks for bytes 0 to {2 * PAGE} of the source"),
+        ({"window": (0, 3 * PAGE)}, f"region 1 of the hand-off asks for bytes {2 * PAGE} to {4 * PAGE}"),
+    ],
+)
+def test_a_sender_has_limits(pair: tuple[socket.socket, socket.socket], limits: dict[str, Any], message: str) -> None:
+    second = {"base_host_virt_addr": START + 2 * PAGE, "size": 2 * PAGE, "offset": 2 * PAGE, "page_size": PAGE}
+    assert message in receive_with(pair, [GOOD, second], **limits)
+
+
+def test_without_limits_of_its_own_a_hand_off_has_some(pair: tuple[socket.socket, socket.socket]) -> None:
+    assert "max_bytes permits" in receive_with(pair, [GOOD | {"size": (1 << 40) + PAGE}])
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ({"max_bytes": 0}, ValueError),
+        ({"max_regions": -1}, ValueError),
+        ({"max_bytes": "1"}, TypeError),
+        ({"max_regions": True}, TypeError),
+        ({"window": 5}, TypeError),
+        ({"window": (1, 2, 3)}, TypeError),
+        ({"window": (0, 0)}, ValueError),
+        ({"window": (-1, 5)}, ValueError),
+    ],
+)
+def test_limits_that_are_none(
+    pair: tuple[socket.socket, socket.socket], limits: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=next(iter(limits))):
+        handoff.receive(pair[0], SOURCE, **limits)
+
+
+@pytest.mark.parametrize("mode", [None, 3, ["missing"], "other", {}])
+def test_modes_that_are_none(pair: tuple[socket.socket, socket.socket], mode: Any) -> None:
+    text = refusal(pair, json.dumps([GOOD | {"mode": mode}]).encode())
+    assert text.startswith("region 0 of the hand-off: mode is ")
+    assert "'missing'" in text
+
+
+def test_a_descriptor_whose_close_takes_long_holds_nobody_up(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A stranger chooses what is closed: here a connection whose peer reads nothing, with SO_LINGER."""
+    ours, theirs = pair
+    with socket.socket() as listener, contextlib.ExitStack() as held:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        slow = socket.create_connection(listener.getsockname())
+        peer = held.enter_context(listener.accept()[0])
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 20))
+        slow.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                slow.send(bytes(65536))
+        with userfaultfd() as fd:
+            send_raw(theirs, json.dumps([GOOD]).encode(), [fd, slow.fileno()])
+        slow.close()  # another holds it: the message, whose receiver closes the last one
+        began = time.monotonic()
+        with pytest.raises(ValueError, match="one descriptor, but more came"):
+            handoff.receive(ours, SOURCE)
+        assert time.monotonic() - began < 5.0
 
 
 def test_a_userfaultfd_before_its_api_call(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -268,7 +348,7 @@ def test_a_sender_that_hangs_up(pair: tuple[socket.socket, socket.socket]) -> No
 
 
 def test_a_message_without_end(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handoff, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(_strangers, "_MOST_BYTES", 1 << 20)
     ours, theirs = pair
 
     def send_on() -> None:
@@ -289,7 +369,7 @@ def test_a_message_without_end(pair: tuple[socket.socket, socket.socket], monkey
 def test_a_sender_that_says_no_more(
     pair: tuple[socket.socket, socket.socket], part: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handoff, "_DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr(_strangers, "_DEADLINE_SECONDS", 0.05)
     ours, theirs = pair
     with userfaultfd() as fd, no_descriptor_leaks():
         if part:

@@ -166,3 +166,14 @@ def test_hugetlb_memory_with_small_pages_is_refused(map_kind: Any, kind: Kind) -
     with pytest.raises(ValueError, match="does not fit its memory"):
         pyuffd.serve(received.uffd, received.regions, pid=received.pid)
     received.uffd.close()
+
+
+def test_ordinary_memory_with_huge_pages_is_refused(puppet: Any) -> None:
+    """A sender may say anything: one COPY of such a page would keep the handler busy for long."""
+    huge = 1 << 30
+    start = puppet.do("map", 2 * huge, "anonymous")
+    start = (start + huge - 1) & ~(huge - 1)
+    received = puppet.hand_over([(start, huge, 0, huge)], pyuffd.ZeroSource())
+    with pytest.raises(ValueError, match=f"page_size is {huge}, which does not fit its memory"):
+        pyuffd.serve(received.uffd, received.regions, pid=received.pid)
+    received.uffd.close()

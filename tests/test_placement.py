@@ -1,6 +1,5 @@
 """Where handlers run, and what is done about the threads of their targets."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -8,15 +7,18 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.child import Child, become_nobody, hear, run_child, tell, words
+from support.managers import guard_of, has_another_guard
 from support.memory import PAGE, Managed
 from support.state import until
 
 import pyuffd
+from pyuffd import _manager
 
 CPUS = sorted(os.sched_getaffinity(0))
 NAMED = pyuffd.Feature.THREAD_ID
@@ -105,6 +107,7 @@ def be_adopted(fd: int) -> None:
     sock = socket.socket(fileno=fd)
     uffd = pyuffd.Userfaultfd(pyuffd.Feature.THREAD_ID)
     pyuffd.handoff.send(sock, uffd, [(memory.start, memory.length, 0, PAGE)], keep=True)
+    sock.recv(1)
     _toucher = memory.toucher(threads=2, think_ns=100_000, verified=False)
     hear()
     tasks = Path("/proc/self/task")
@@ -113,20 +116,27 @@ def be_adopted(fd: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def adopt_and_die(fd: int) -> None:
+def adopt_and_die(fd: int, kills_guard: bool) -> None:
     sock = socket.socket(fileno=fd)
     memory = Managed(pages=4000)
     got = pyuffd.handoff.receive(sock, memory.source)
-    target = pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt", fault_around=1)
+    target = pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt", fault_around=1, guard=None)
+    if kills_guard:
+        guard = guard_of(os.getpid())
+        os.kill(guard, signal.SIGKILL)
+        until(lambda: has_another_guard(os.getpid(), guard), "another guard")
+    sock.send(b"x")
     until(lambda: target.stats().held == 2)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
-def test_masks_are_given_back_when_the_manager_is_killed() -> None:
+@pytest.mark.parametrize("kills_guard", [False, True])
+def test_masks_are_given_back_when_the_manager_is_killed(kills_guard: bool) -> None:
+    """The guard does that, or the next one, which is there within two seconds."""
     ours, theirs = socket.socketpair()
     with (
-        Child(adopt_and_die, theirs.fileno(), sockets=[theirs]) as manager,
+        Child(adopt_and_die, theirs.fileno(), kills_guard, sockets=[theirs]) as manager,
         Child(be_adopted, ours.fileno(), sockets=[ours]) as target,
     ):
         manager.finish(-9)
@@ -135,24 +145,6 @@ def test_masks_are_given_back_when_the_manager_is_killed() -> None:
         target.finish(-9)
     ours.close()
     theirs.close()
-
-
-def test_the_watcher_ends_with_its_manager() -> None:
-    memory, others = Managed(pages=8), _children()
-    target = serve(memory)
-    watchers = _children() - others
-    target.close("fill")
-    del target
-    until(lambda: not watchers & _children(), "the end of the watcher")
-    assert watchers
-
-
-def _children() -> set[str]:
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread of an earlier test has just ended
-            found |= set((task / "children").read_text().split())
-    return found
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
@@ -166,6 +158,20 @@ def test_threads_that_compute_are_let_go() -> None:
     toucher.join()
     assert target.stats().held == 0
     target.stop().close()
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="needs two CPUs")
+def test_a_strangers_threads_are_not_adopted() -> None:
+    """The pid of a hand-off may belong to another process by now."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Child(be_served, theirs.fileno(), sockets=[theirs]) as child, Child(hear) as stranger:
+        got = pyuffd.handoff.receive(ours, Managed(pages=64).source)
+        with pytest.raises(ValueError, match=rf"pid is {stranger.pid}, and by its smaps .* registered none"):
+            pyuffd.serve(got.uffd, got.regions, pid=stranger.pid, placement="adopt")
+        with pyuffd.serve(got.uffd, got.regions, pid=got.pid, placement="adopt"):
+            child.finish()
+        stranger.tell("end")
+        stranger.finish()
 
 
 def be_served(fd: int) -> None:
@@ -221,13 +227,15 @@ def test_adopt_has_a_cpu_for_each_handler() -> None:
         pyuffd.Manager(handlers=len(CPUS) + 1, placement="adopt")
 
 
-def test_adopt_needs_its_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "")
-    with pytest.raises(pyuffd.UnsupportedError, match=r"sys\.executable"):
+def adopt_without_guard_child() -> None:
+    _manager._GUARD = types.SimpleNamespace(path="/nowhere/pyuffd-guard", fd=-1)  # type: ignore[assignment]
+    with pytest.raises(OSError, match=r"cannot open the guard /nowhere/pyuffd-guard.*no placement 'adopt'"):
         pyuffd.Manager(placement="adopt")
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(OSError, match="/bin/false, ended at once"):
-        pyuffd.Manager(placement="adopt")
+    tell("refused")
+
+
+def test_adopt_needs_a_guard() -> None:
+    assert run_child(adopt_without_guard_child) == "refused"
 
 
 def adopt_as_nobody(fd: int) -> None:

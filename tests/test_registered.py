@@ -13,10 +13,11 @@ import pytest
 from support.child import Child, hear, tell
 from support.kinds import ANONYMOUS, HUGETLB, SHARED, Area, Kind, of_kinds
 from support.memory import PAGE, Managed, random_bytes
+from support.puppet import Puppet
 from support.state import until
 
 import pyuffd
-from pyuffd import _exit, handoff
+from pyuffd import _exit, _workload, handoff
 
 pytestmark = [pytest.mark.requires_full_userfaultfd, pytest.mark.requires_root]
 
@@ -415,6 +416,24 @@ def test_memory_that_is_registered_after_serving_began(what: str, regions: int, 
             else:
                 assert child.hear() == found
                 child.finish()
+            target.close("zero")
+
+
+def test_a_fork_child_that_was_born_before_the_memory_counted_as_registered(puppet: Puppet) -> None:
+    """It knows that with its parent: memory outside all regions reads as zeros in it, too, and its fill begins."""
+    start = puppet.do("map", 8 * PAGE, "anonymous")
+    source = pyuffd.MemorySource(random_bytes(4 * PAGE))
+    got = puppet.hand_over([(start, 4 * PAGE, 0, PAGE)], source, pyuffd.Feature.EVENTS, keep=True, register=False)
+    with pyuffd.serve(got.uffd, got.regions, pid=got.pid, registered=False, beyond="zero", fault_around=1) as target:
+        puppet.do("register", start, 8 * PAGE, "missing")
+        with puppet.fork() as child:
+            until(lambda: target.children, "the fork child")
+            (served,) = target.children
+            served.fill()
+            child.post("checksums", start + 4 * PAGE, PAGE, PAGE)
+            target.registered()
+            assert child.answer() == [int(_workload.checksums_of(bytes(PAGE), PAGE)[0])]
+            assert served.wait(20, progress=False)
             target.close("zero")
 
 

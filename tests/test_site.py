@@ -34,10 +34,12 @@ def test_docs_have_every_public_name(site: Path) -> None:
     aliases = {
         "Beyond",
         "Ending",
+        "Guard",
         "Install",
         "Missing",
         "Mode",
         "OnRemove",
+        "OnSigterm",
         "Placement",
         "Present",
     }  # types of arguments

@@ -418,7 +418,7 @@ def live(examples: int, steps: int = 30) -> None:
 
 @pytest.mark.timeout(400)  # hypothesis tries for 300 s to make a failure smaller
 def test_targets_live_as_the_model_does() -> None:
-    live(examples=130)
+    live(examples=70)
 
 
 @pytest.mark.parametrize("there", ["vacated", "grown"])

@@ -478,8 +478,8 @@ def remap_and_unmap_events_child() -> None:
     def during(action: Any) -> Any:
         thread = threading.Thread(target=action)
         thread.start()
-        (event,) = uffd.read(timeout=20)
-        while thread.is_alive():  # mremap unmaps its old place: a second event
+        event, *_ = uffd.read(timeout=20)
+        while thread.is_alive():  # mremap unmaps its old place: a second event, perhaps of the same read
             uffd.read(timeout=0.01)
         return event
 

@@ -16,6 +16,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -95,17 +97,27 @@ class Puppet:
         *,
         keep: bool = False,
         register: bool = True,
+        completion: bool = False,
         **options: Any,
     ) -> handoff.Handoff:
         """Have it hand its memory over.
 
-        Regions, keep and register are those of ``handoff.send()``, options those of ``handoff.receive()``. One that
-        keeps its userfaultfd may ``register`` memory later, and ``steal`` messages.
+        Regions, keep, register and completion are those of ``handoff.send()``, options those of ``handoff.receive()``.
+        One that keeps its userfaultfd may ``register`` memory later, and ``steal`` messages.
         """
         with listening() as (name, accept):
-            self.post("hand_over", name, regions, features, mode, keep, register)
+            self.post("hand_over", name, regions, features, mode, keep, register, completion)
             with accept() as sock:
                 received = handoff.receive(sock, source, mode=mode, **options)
+                self.answer()
+        return received
+
+    def hand_over_again(self, regions: Sequence[tuple[int, int, int, int]], source: pyuffd.Source) -> handoff.Handoff:
+        """Have it hand over again what it kept, because its manager has died."""
+        with listening() as (name, accept):
+            self.post("hand_over_again", name, regions)
+            with accept() as sock:
+                received = handoff.receive(sock, source)
                 self.answer()
         return received
 
@@ -200,14 +212,27 @@ class _Marionette:
         mode: handoff.Mode,
         keep: bool,
         register: bool,
+        completion: bool = False,
     ) -> None:
         """Hand the memory over to whoever listens there."""
         uffd = pyuffd.Userfaultfd(features)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.connect("\0" + name)
-            handoff.send(sock, uffd, [(a, b, c, d) for a, b, c, d in regions], keep, register, mode)
+            sock.connect(name if name.startswith("/") else "\0" + name)
+            handoff.send(sock, uffd, [(a, b, c, d) for a, b, c, d in regions], keep, register, mode, completion)
+            if completion:
+                self._connection = sock.dup()
         if keep:
             self._kept = uffd
+
+    def hand_over_again(self, name: str, regions: Sequence[Sequence[int]]) -> None:
+        """Hand over what was kept, which another manager has served."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.connect("\0" + name)
+            handoff.send(sock, self._kept, [(a, b, c, d) for a, b, c, d in regions], True, False, again=True)
+
+    def wait_complete(self, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until nothing of what was handed over is missing."""
+        return asdict(handoff.wait_complete(self._connection, timeout))
 
     def register(self, address: int, length: int, mode: handoff.Mode) -> None:
         """Register memory with the userfaultfd that was kept."""
@@ -328,6 +353,18 @@ class _Marionette:
             _Marionette(sock).run()
         finally:
             os._exit(0)
+
+    def is_registered(self, address: int) -> bool:
+        """Whether the mapping at an address is registered with a userfaultfd."""
+        inside = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            words = line.split()
+            if "-" in words[0] and not words[0].endswith(":"):
+                start, end = (int(part, 16) for part in words[0].split("-"))
+                inside = start <= address < end
+            elif inside and words[0] == "VmFlags:":
+                return bool({"um", "uw", "ui"} & set(words))
+        return False
 
     def reap(self, pid: int) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -22,7 +22,7 @@ def lives(draw: random.Random) -> Counts:
 
 
 def _live_together(draw: random.Random, counts: Counts) -> None:
-    plans = [_plan(draw) for _ in range(draw.choice((1, 1, 2, 3)))]
+    plans = [plan_of(draw) for _ in range(draw.choice((1, 1, 2, 3)))]
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(_target(draw, plan)) for plan in plans]
         manager = stack.enter_context(pyuffd.Manager(handlers=draw.choice((1, 2)), fillers=draw.choice((1, 2))))
@@ -40,7 +40,8 @@ def _live_together(draw: random.Random, counts: Counts) -> None:
                 raise life.error
 
 
-def _plan(draw: random.Random) -> ChurnPlan:
+def plan_of(draw: random.Random) -> ChurnPlan:
+    """What a target shall do."""
     return ChurnPlan(
         pages=draw.choice((16, 100, 1000, 5000)),
         threads=draw.choice((1, 2, 3, 4)),

@@ -30,6 +30,7 @@ class Part:
         weight: How often it is drawn, among the others.
         needs_root: Whether it must be root's.
         limit: In seconds.
+        kills: Whether it kills managers: the parts of ``--kill``.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Part:
     weight: int
     needs_root: bool = False
     limit: float = 60.0
+    kills: bool = False
 
     def run(self, seed: int) -> Counts:
         """Run it in a process; how that ended is counted, too."""
@@ -70,6 +72,8 @@ PARTS = (
     Part("starving", "threads", 8, needs_root=True),
     Part("starving", "locked", 8, needs_root=True),
     Part("forking", "forks", 10),
+    Part("dying", "inheritances", 10, kills=True),
+    Part("dying", "poisonings", 6, kills=True),
     Part("crowding", "execs", 8),
     Part("crowding", "crowds", 8, needs_root=True),
 )
@@ -85,6 +89,11 @@ _DONE = (
     "own forks",
     "execs",
     "crowds",
+    "managers killed",
+    "guards killed",
+    "take-overs",
+    "pages poisoned",
+    "orphans",
 )
 
 
@@ -102,10 +111,12 @@ def _minutes(minutes: float) -> Iterator[float]:
             bar.update(min(int(time.monotonic() - began), whole) - bar.n)
 
 
-def _parts(name: str | None) -> Sequence[Part]:
-    """Those that this user can run, or the named one."""
+def _parts(name: str | None, kill: bool) -> Sequence[Part]:
+    """Those that this user can run, or the named one, or those that kill managers."""
     if name:
         return [part for part in PARTS if part.name == name]
+    if kill:
+        return [part for part in PARTS if part.kills]
     parts = [part for part in PARTS if os.geteuid() == 0 or not part.needs_root]
     if len(parts) < len(PARTS):
         print("left out, as they need root:", *(part.name for part in PARTS if part not in parts))
@@ -118,9 +129,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="of the first part (default: drawn)")
     parser.add_argument("--part", choices=[part.name for part in PARTS], help="no other part (default: all)")
+    parser.add_argument("--kill", action="store_true", help="only the parts that kill managers and guards")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 30)
-    parts = _parts(options.part)
+    parts = _parts(options.part, options.kill)
     total = Counts()
     for _ in _minutes(options.minutes):
         (part,) = random.Random(seed).choices(parts, [part.weight for part in parts])
