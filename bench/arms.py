@@ -11,6 +11,16 @@ LEARNED = "auto, learned walk"
 WALK = "pyuffd, learned walk"
 NATIVE = "first touch, unmanaged"
 
+# Of guard.
+GUARDED = "guarded"
+UNGUARDED = "unguarded"
+TAKEN_OVER = "taken over"
+
+# Of criu.
+SERVE_CRIU = "pyuffd serve criu"
+LAZY_LOOP = "loop, chunks of 64 KiB"
+COPY_OVER_SOCKET = "sendfile and recv"
+
 # Of fill.
 MEMCPY = "memcpy"
 

@@ -1,11 +1,12 @@
 """Single figures that can be quoted; arguments are separated by `|`.
 
+more                  QUESTION | CASE | ARM / OTHER [| METRIC]: by how much the arm's median is longer
 median, least, most   QUESTION | CASE | ARM [| METRIC]: of all values
 ratio, interval       QUESTION | CASE | ARM / OTHER [| METRIC]: how many times as much the arm takes; 95 %
 noise                 QUESTION: by how much an arm may differ from itself
 told, race            KEY: of the machine, as each worker tells it; as the race of closes does
-date                  when the run began
-commit                what was measured, in twelve digits
+date                  when the run began; of a run apart, of QUESTION
+commit                what was measured, in twelve digits; of a run apart, of QUESTION
 part                  ENDING | NUMBER: a constant of what an ending costs the kernel, in the order of cost_model.PARTS
 image                 the bytes of the real program's memory
 left, waked           KERNEL | EXPERIMENT: threads that UNREGISTER left asleep, of so many; such rounds, of so many
@@ -52,13 +53,18 @@ def _ratio(sources: Sources, *of: str) -> str:
     return times(compared(sources, *of).ratio)
 
 
+def _more(sources: Sources, question: str, case: str, arms: str, metric: str = "time") -> str:
+    found = compared(sources, question, case, arms, metric)
+    return amount(found.median - found.other_median, sources.of(question).cases[question, case].unit)
+
+
 def _interval(sources: Sources, *of: str) -> str:
     found = compared(sources, *of)
     return f"{times(found.low)} to {times(found.high)}"
 
 
 def _noise(sources: Sources, question: str) -> str:
-    return f"{noise(sources.results, question).ratio - 1:.1%}"
+    return f"{noise(sources.of(question), question).ratio - 1:.1%}"
 
 
 def _told(sources: Sources, key: str) -> str:
@@ -70,12 +76,13 @@ def _race(sources: Sources, key: str) -> str:
     return str(sources.race["metadata"][key])
 
 
-def _date(sources: Sources, _: str) -> str:
-    return sources.results.told("date")[0][:10]
+def _date(sources: Sources, question: str) -> str:
+    return sources.of(question).told("date")[0][:10]
 
 
-def _commit(sources: Sources, _: str) -> str:
-    return _told(sources, "git_commit")[:12]
+def _commit(sources: Sources, question: str) -> str:
+    (commit,) = sources.of(question).told("git_commit")
+    return commit[:12]
 
 
 def _part(sources: Sources, ending: str, number: str) -> str:
@@ -112,6 +119,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "least": _of_values("min"),
     "most": _of_values("max"),
     "ratio": _ratio,
+    "more": _more,
     "interval": _interval,
     "noise": _noise,
     "told": _told,

@@ -16,20 +16,16 @@ class Sources:
     """What documents may quote.
 
     Attributes:
-        results: Of ``bench --full --rigorous``.
-        default: Of ``bench --only default --rigorous``.
+        results: Of ``bench --full``.
+        apart: Of a question's full run of its own, where that is newer.
         race: Of ``bench.race``.
         kernels: Of ``bench.kernels``, by the kernels' names.
     """
 
     results: Results
-    default: Results
+    apart: dict[str, Results]
     race: dict[str, Any]
     kernels: dict[str, Run]
-
-    def of(self, question: str) -> Results:
-        """The run that asked it last."""
-        return self.default if question in {asked for asked, _ in self.default.cases} else self.results
 
     @classmethod
     def load(cls, docs: Path) -> "Sources":
@@ -37,7 +33,11 @@ class Sources:
         runs: Sequence[Run] = read_raw(docs / "results-kernels")
         return cls(
             load(docs / "results"),
-            load(docs / "results-default"),
+            {"guard": load(docs / "results-guard"), "criu": load(docs / "results-criu")},
             json.loads((docs / "results-kernels/race.json").read_text()),
             {run.name: run for run in runs},
         )
+
+    def of(self, question: str) -> Results:
+        """The results that answer a question."""
+        return self.apart.get(question, self.results)

@@ -72,14 +72,13 @@ def _costs(sources: Sources) -> str:
 
 
 def _missed(sources: Sources) -> str:
-    """The goals that were not reached, or of which the data does not tell."""
+    """The goals that were not reached, or that the data leaves undecided."""
     rows = []
     for goal in goals():
-        found = goal.measured(sources.of(goal.question))
-        verdict = found.verdict(goal.limit, at_most=goal.at_most)
-        if verdict != "reached":
-            rows.append((goal.what, *_told(found), goal.bound, verdict))
-    return markdown(("goal", "ratio", "95 %", "must be", "verdict"), rows)
+        found = goal.outcome(sources.of(goal.question))
+        if found.verdict != "reached":
+            rows.append((goal.what, found.measured, found.interval, goal.bound, found.verdict))
+    return markdown(("goal", "measured", "95 %", "must be", "verdict"), rows)
 
 
 def _serving(sources: Sources) -> str:
@@ -133,7 +132,7 @@ def _threads(sources: Sources) -> str:
 def _default(sources: Sources) -> str:
     """A fault by what a wake-up costs."""
     arms = (LOOP, POOL, "adopt", "auto", UNPRIVILEGED)
-    results = sources.default
+    results = sources.results
     rows = {}
     for info in results.cases_of("default"):
         if info.parameters.get("setup") != "across" or "wake_up_us" not in info.parameters:

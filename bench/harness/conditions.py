@@ -1,8 +1,11 @@
-"""What others leave to a manager: busy CPUs, one CPU, a quota."""
+"""What others leave to a manager: busy CPUs, one CPU, a quota; and a bystander, to which a manager leaves the rest."""
 
+import math
+import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +13,12 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _PERIOD_US = 100_000
 _SPIN = "while True: pass"
+_COUNT = """
+import mmap
+turns = memoryview(mmap.mmap({fd}, 8)).cast("Q")
+while True:
+    turns[0] += 1
+"""
 
 
 @contextmanager
@@ -21,6 +30,44 @@ def busy_cpus() -> Iterator[None]:
             processes.callback(spinner.kill)
             os.sched_setaffinity(spinner.pid, [cpu])
         yield
+
+
+class Bystander:
+    """A process that computes, and counts its turns in memory that it shares."""
+
+    def __init__(self, turns: memoryview) -> None:
+        self._turns = turns
+        self.seconds_per_turn = math.nan
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Find the seconds of each of its turns meanwhile."""
+        turns, began = self._turns[0], time.perf_counter()
+        yield
+        self.seconds_per_turn = (time.perf_counter() - began) / (self._turns[0] - turns)
+
+
+@contextmanager
+def bystander() -> Iterator[Bystander]:
+    """Have a process compute, on whichever CPU the scheduler chooses."""
+    descriptor = os.memfd_create("turns")
+    try:
+        os.truncate(descriptor, mmap.PAGESIZE)
+        command = [sys.executable, "-c", _COUNT.format(fd=descriptor)]
+        with (
+            mmap.mmap(descriptor, 8) as shared,
+            memoryview(shared) as raw,
+            raw.cast("Q") as turns,
+            subprocess.Popen(command, pass_fds=[descriptor]) as process,
+        ):
+            try:
+                while not turns[0]:
+                    time.sleep(1e-3)
+                yield Bystander(turns)
+            finally:
+                process.kill()
+    finally:
+        os.close(descriptor)
 
 
 def quota_unavailable() -> str:

@@ -14,7 +14,7 @@ from .axes import PAGE
 Range = tuple[int, int]
 
 _PROT_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
-_MAP_NORESERVE = 0x4000
+_MAP_NORESERVE, _MAP_FIXED = 0x4000, 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -47,6 +47,13 @@ def map_apart(lengths: Sequence[int], *, cached: bool = False) -> list[Range]:
         _unmap(start + length, PAGE)
         start += length + PAGE
     return ranges
+
+
+def map_anew(start: int, length: int) -> None:
+    """Map fresh anonymous memory in place of what is there."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+    if _libc.mmap(start, length, _PROT_READ_WRITE, flags, -1, 0) != start:
+        raise _last_error(f"mmap of {length} bytes at {start:#x}")
 
 
 def map_private(fd: int, length: int) -> int:

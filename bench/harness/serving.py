@@ -28,6 +28,7 @@ class Serving:
         window: Fault-around, in pages; only the manager learns.
         threads: That touch it, all once, each its own part from beginning to end.
         file: The path of a file with the source's bytes, from which the manager serves instead; "" for memory.
+        guard: What a guard does when this process dies; None for no guard.
     """
 
     target: Target
@@ -38,6 +39,7 @@ class Serving:
     threads: int = 1
     file: str = ""
     order: Literal["sequential", "random"] = "sequential"
+    guard: Literal["poison"] | None = "poison"
 
     def by_manager(self) -> float:
         """Serve with ``pyuffd.serve``; returns the touchers' seconds per page."""
@@ -49,6 +51,7 @@ class Serving:
             ending="early-close",
             fault_around=self.window,
             placement=self.placement.handler or "auto",
+            guard=self.guard,
             verify=False,
         ) as served:
             touched = self.touch()
@@ -62,6 +65,7 @@ class Serving:
         *,
         keep_awake: bool = False,
         opening: Callable[[], AbstractContextManager[None]] = nullcontext,
+        touching: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> float:
         """Serve with ``pyuffd.serve``, which places its own threads; returns the touchers' seconds per page.
 
@@ -70,6 +74,7 @@ class Serving:
             fault_around: Of the target.
             keep_awake: Of the target.
             opening: What holds while the manager starts.
+            touching: What holds while the pages are touched.
         """
         handoff = self.fresh(pyuffd.Feature.THREAD_ID)
         with opening():
@@ -84,7 +89,8 @@ class Serving:
                 verify=False,
             )
         with served:
-            touched = self.touch()
+            with touching():
+                touched = self.touch()
             served.wait(progress=False)
         return touched.seconds / self.pages
 

@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,10 @@ from pyuffd import _workload
 from pyuffd.handoff import Handoff
 
 from .axes import PAGE, REGION_MODES, Mode
-from .memory import Range, count_vmas, map_apart, map_private, unmap
+from .memory import Range, count_vmas, map_anew, map_apart, map_private, unmap
 
 _READ_BYTES = 8 << 20
+_MARKER = 0x52535446.to_bytes(4, sys.byteorder)  # that a lazy restore has finished (criu/uffd.c)
 
 Kind = Literal["fault", "mmap", "populate"]
 
@@ -75,6 +77,11 @@ class LocalTarget:
         if (vmas := count_vmas(self.ranges)) != len(lengths):
             raise RuntimeError(f"{len(lengths)} ranges were to be as many VMAs, but they are {vmas}")
         return self.ranges
+
+    def renew(self) -> None:
+        """Map fresh memory at the places of the last."""
+        for start, length in self.ranges:
+            map_anew(start, length)
 
     def map_file(self, path: str, length: int, copies: int) -> list[Range]:
         """Map a file's beginning privately, several times, in place of what was mapped."""
@@ -143,6 +150,51 @@ class LocalTarget:
         entries = [(start, length, offset, PAGE) for (start, length), offset in zip(self.ranges, offsets, strict=True)]
         uffd = pyuffd.Userfaultfd(features, user_mode_only=None)
         pyuffd.handoff.send(sock, uffd, entries, mode=REGION_MODES[mode])
+
+    def restore_lazily(self, path: str, pid: int) -> float:
+        """Do to a lazy-pages daemon what a restored task and ``criu restore`` do: send, register, and the marker.
+
+        Args:
+            path: Of the daemon's socket.
+            pid: The task's, as the images have it.
+
+        Returns:
+            When the marker was sent, on the clock of ``time.monotonic()``.
+        """
+        uffd = pyuffd.Userfaultfd(pyuffd.Feature.EVENTS)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+            sock.sendall(pid.to_bytes(4, sys.byteorder))
+            socket.send_fds(sock, [b"\0"], [uffd.fileno()])
+            for start, length in self.ranges:
+                uffd.register(start, length)
+            uffd.close()
+            sock.sendall(_MARKER)
+            return time.monotonic()
+
+    def prepare_touching(self, **plan: Any) -> None:
+        """Make ready what ``touch_prepared()`` does; ``plan`` is that of ``_workload.Toucher``."""
+        start, length = self.ranges[-1]
+        self._first = _workload.Toucher([(start + length - PAGE, PAGE)], timeline_bins=1)
+        self._toucher = _workload.Toucher(self.ranges, **plan)
+
+    def touch_prepared(self) -> tuple[Touched, Touched]:
+        """Touch the last page, and then all: what was seen of both."""
+        self._first.start()
+        first = self._first.join()
+        self.start_prepared()
+        return Touched.of(first), self.finish_touching()
+
+    def start_prepared(self) -> None:
+        """Start what is ready."""
+        if self._toucher is None:
+            raise RuntimeError("nothing is ready: call prepare_touching() first")
+        self._toucher.start()
+
+    def restore_and_touch(self, path: str, pid: int) -> tuple[float, Touched, Touched]:
+        """``restore_lazily()``, and ``touch_prepared()`` at once."""
+        marked = self.restore_lazily(path, pid)
+        return (marked, *self.touch_prepared())
 
     def start_touching(self, ranges: Sequence[Range] | None = None, **plan: Any) -> None:
         """Start threads that touch the ranges, by default all memory; ``plan`` is that of ``_workload.Toucher``."""

@@ -36,6 +36,10 @@ class ChildTarget:
         self.ranges = self._call("map", lengths, mode)
         return self.ranges
 
+    def renew(self) -> None:
+        """See ``LocalTarget``."""
+        self._call("renew")
+
     def map_file(self, path: str, length: int, copies: int) -> list[Range]:
         """See ``LocalTarget``."""
         self.ranges = self._call("map_file", path, length, copies)
@@ -74,6 +78,29 @@ class ChildTarget:
         handoff = pyuffd.handoff.receive(self._sock, source, mode=REGION_MODES[mode])
         self._answer()
         return handoff
+
+    def restore_lazily(self, path: str, pid: int) -> float:
+        """See ``LocalTarget``."""
+        marked: float = self._call("restore_lazily", path, pid)
+        return marked
+
+    def prepare_touching(self, **plan: Any) -> None:
+        """See ``LocalTarget``."""
+        self._call("prepare_touching", **plan)
+
+    def start_prepared_touches(self) -> None:
+        """Begin ``touch_prepared()``."""
+        self._post("touch_prepared")
+
+    def finish_prepared_touches(self) -> tuple[Touched, Touched]:
+        """Wait for what ``touch_prepared()`` returns."""
+        found: tuple[Touched, Touched] = self._answer()
+        return found
+
+    def restore_and_touch(self, path: str, pid: int) -> tuple[float, Touched, Touched]:
+        """See ``LocalTarget``."""
+        found: tuple[float, Touched, Touched] = self._call("restore_and_touch", path, pid)
+        return found
 
     def start_touching(self, ranges: Sequence[Range] | None = None, **plan: Any) -> None:
         """See ``LocalTarget``."""

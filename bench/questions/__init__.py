@@ -26,6 +26,8 @@ NAMES = (
     "targets",
     "fairness",
     "fork",
+    "guard",
+    "criu",
     "footprint",
 )
 

@@ -6,11 +6,13 @@ is the fastest placement, and binds threads that are not ours. Beside them stand
 the one of UMap, which gives each fault to a pool of threads. ``burnt`` is the CPU time that manager and target took for
 a page. Where wake-ups are fast, slow ones are emulated as well (bench/harness/slow_wake.py); there target and manager
 are held to a CPU each, since the scheduler of some guests puts them on one when a halted CPU is slow to come back. With
-busy CPUs, with one, and with a quota, the default is to cost nobody anything: it is compared with ``free``.
+busy CPUs, with one, and with a quota, the default is to cost nobody anything: it is compared with ``free``. So is what
+it leaves to a ``bystander``, a process that computes while faults flow: its seconds a turn.
 """
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -22,7 +24,7 @@ import pyuffd
 from ..arms import LOOP, POOL, UNPRIVILEGED, WAKE_UP
 from ..harness import conditions
 from ..harness.axes import PAGE, SETUPS, SLOW_WAKE_UP, WAKE_UPS
-from ..harness.case import Arm, Case
+from ..harness.case import Arm, Case, Sample
 from ..harness.cpu_time import with_cpu_time
 from ..harness.memory import Pattern
 from ..harness.placement import FIRST, FREE, OTHER, SAME, SECOND, confined
@@ -34,6 +36,8 @@ from . import Context
 _PAGES = 4096
 _PAGES_UNDER_QUOTA = 512
 _POOL = 2
+_PAGES_BESIDE = 16384  # the scheduler needs some time to be fair
+_ALONE_SECONDS = 0.2
 _NOBODY = 65534
 
 
@@ -42,7 +46,7 @@ def cases(_context: Context) -> Sequence[Case]:
     natural = [_case(setup) for setup in SETUPS]
     slow = [_case("across", microseconds) for microseconds in WAKE_UPS]
     in_process = _case("in-process", SLOW_WAKE_UP)
-    return [*natural, *slow, in_process, *map(_shared_case, _SHARED)]
+    return [*natural, *slow, in_process, *map(_shared_case, _SHARED), _bystander_case()]
 
 
 def _case(setup: str, slow: int = 0) -> Case:
@@ -125,6 +129,36 @@ def _left(condition: str, target: Target) -> AbstractContextManager[None]:
     if "quota" in condition and isinstance(target, ChildTarget):
         return conditions.cpu_quota(0.5, target.pid)
     return nullcontext()
+
+
+def _bystander_case() -> Case:
+    return Case(
+        "beside a bystander",
+        _bystander_arms,
+        parameters={"setup": "across", "condition": "one process computes"},
+        pairs=[("auto", "free"), ("auto", "adopt"), ("auto", "nobody")],
+        control="free",
+        rounds=6,  # the scheduler places three threads on two CPUs one way or another
+        seconds=1.5,
+    )
+
+
+@contextmanager
+def _bystander_arms() -> Iterator[Sequence[Arm]]:
+    with open_target("across") as target, _bytes(_PAGES_BESIDE) as (source, file), conditions.bystander() as other:
+        serving = Serving(target, source, _PAGES_BESIDE, FREE, file=file, order="random")
+
+        def beside(placement: pyuffd.Placement) -> Sample:
+            seconds = serving.by_placed_manager(placement, touching=other.watched)
+            return Sample({"time": seconds, "bystander": other.seconds_per_turn})
+
+        def alone() -> Sample:
+            with other.watched():
+                time.sleep(_ALONE_SECONDS)
+            return Sample({"bystander": other.seconds_per_turn})
+
+        placements: tuple[pyuffd.Placement, ...] = ("auto", "free", "adopt")
+        yield [Arm("nobody", alone), *(Arm(str(placement), partial(beside, placement)) for placement in placements)]
 
 
 @contextmanager

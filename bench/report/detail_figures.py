@@ -10,6 +10,7 @@ from ..arms import COPIES, IMAGE, LOOP, NATIVE, POOL, UNPRIVILEGED, WAKE_UP, bar
 from .drawing import drawn_of
 from .judge import compare
 from .plotting import BLACK, SPREAD, Drawn, counts_on, dot_panels, figure, lines, point, times_on
+from .restore_figures import criu
 from .results import CaseInfo, Results
 from .words import seconds, times
 
@@ -20,7 +21,8 @@ _MODES = {"missing": "missing", "wp": "missing+wp", "minor": "minor"}
 def draw(results: Results) -> Iterator[Drawn]:
     """Draw those whose questions were measured."""
     return drawn_of(
-        results, [default, placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness]
+        results,
+        [default, placements, threads, modes, meetings, stalls, scale, share, instead, cold, targets, fairness, criu],
     )
 
 

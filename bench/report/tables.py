@@ -52,11 +52,10 @@ def of_goals(results: Results) -> pd.DataFrame:
     """What must be reached, where it was measured."""
     rows = []
     for goal in goals():
-        found = goal.measured(results)
-        if not math.isnan(found.ratio):
-            verdict = found.verdict(goal.limit, at_most=goal.at_most)
-            rows.append((goal.what, times(found.ratio), interval(found).removeprefix("95 % "), goal.bound, verdict))
-    table: pd.DataFrame = pd.DataFrame(rows, columns=["goal", "ratio", "95 %", "must be", "verdict"])
+        found = goal.outcome(results)
+        if found.verdict != "not measured":
+            rows.append((goal.what, found.measured, found.interval, goal.bound, found.verdict))
+    table: pd.DataFrame = pd.DataFrame(rows, columns=["goal", "measured", "95 %", "must be", "verdict"])
     return table
 
 
