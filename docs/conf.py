@@ -34,7 +34,7 @@ autodoc_default_options = {"members": True}
 napoleon_use_rtype = False
 
 # What is measured is published as it lies in the tree, so that a report finds its figures.
-PUBLISHED = ("results", "results-kernels", "results-default")
+PUBLISHED = ("results", "results-criu", "results-guard", "results-kernels")
 
 
 def link_to_published(app: Sphinx, tree: nodes.document, name: str) -> None:
