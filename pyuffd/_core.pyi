@@ -404,7 +404,8 @@ class CallableSource(Source):
             None waits without a limit.
         retries: How many times a call that failed is tried again; None: without a limit of their number.
         retry_for: Seconds after the first failure in which another try may begin; None: without a limit in time.
-        block: How many bytes a fill asks for at once; 0 lets pyuffd choose. A fault asks for less.
+        block: How many bytes a fill asks for at once, from a multiple of it in the source on; 0 lets pyuffd choose. A
+            fault asks for less.
         into: Whether the function writes into a memoryview, which saves a copy.
 
     Raises:

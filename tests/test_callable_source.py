@@ -204,10 +204,10 @@ def test_a_function_that_writes_into_a_view(map_kind: Map, kind: Kind, told: lis
     """It is asked for whole blocks by a fill, and its view is of no use afterwards."""
     area = map_kind(kind)
     views: list[memoryview] = []
-    lengths: list[int] = []
+    asked: list[tuple[int, int]] = []
 
     def write(offset: int, view: memoryview) -> None:
-        lengths.append(len(view))
+        asked.append((offset, len(view)))
         views.append(view)
         view[:] = area.data[offset : offset + len(view)]
 
@@ -216,10 +216,20 @@ def test_a_function_that_writes_into_a_view(map_kind: Map, kind: Kind, told: lis
         target.fill()
         assert target.wait(20, progress=False)
     assert set(area.states()) == {"right"}
-    assert max(lengths) == min(block, area.length)
+    assert sorted(asked) == [(at, min(block, area.length - at)) for at in range(0, area.length, block)]
     assert told == []
     with pytest.raises(ValueError, match="released memoryview"):
         views[0][0]
+
+
+@pytest.mark.parametrize("block", [1, 5000])
+def test_blocks_that_are_not_whole_pages(map_kind: Map, block: int) -> None:
+    area = map_kind(ANONYMOUS)
+    source = pyuffd.CallableSource(lambda offset, length: area.data[offset : offset + length], area.length, block=block)
+    with area.serve(source, fault_around=1) as target:
+        target.fill()
+        assert target.wait(20, progress=False)
+    assert set(area.states()) == {"right"}
 
 
 @pytest.mark.requires_poison
