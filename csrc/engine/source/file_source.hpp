@@ -26,6 +26,7 @@ class FileSource final : public Source {
   uint64_t length() const noexcept override { return length_; }
   bool late() const noexcept override { return direct_; }
   uint64_t best_read() const noexcept override { return direct_ ? kDirectRead : 0; }
+  bool best_by_address() const noexcept override { return true; }
   Retry retry() const noexcept override { return {.retries = 2}; }
   Supply supply(uint64_t offset, uint64_t) const noexcept override { return {bytes_ + offset}; }
   void prepare(uint64_t offset, uint64_t length) const noexcept override;

@@ -38,6 +38,7 @@ class SharedImage final : public Source {
   bool late() const noexcept override { return source_->late(); }
   bool calls_user() const noexcept override { return source_->calls_user(); }
   uint64_t best_read() const noexcept override { return source_->best_read(); }
+  bool best_by_address() const noexcept override { return source_->best_by_address(); }
   std::optional<std::chrono::nanoseconds> deadline() const noexcept override {
     return source_->deadline();
   }

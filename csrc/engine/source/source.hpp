@@ -47,6 +47,8 @@ class Source {
   // Of a late source: how many bytes are best read at once, from a multiple of that number on; 0:
   // any number.
   virtual uint64_t best_read() const noexcept { return 0; }
+  // Whether that is a multiple of addresses, and not of offsets: so huge pages can be moved whole.
+  virtual bool best_by_address() const noexcept { return false; }
   // How long a fault waits for a late source before its page is poisoned; empty: without end.
   virtual std::optional<std::chrono::nanoseconds> deadline() const noexcept { return {}; }
 
