@@ -10,6 +10,7 @@ import tarfile
 import venv
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
@@ -60,35 +61,59 @@ MOST_MEGABYTES = 10
 
 
 @pytest.fixture(scope="module")
-def dist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An sdist of the tree, and the wheel of that sdist."""
+def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist of the tree."""
     folder = tmp_path_factory.mktemp("dist")
     before = files_of(tree)
-    run(sys.executable, "-m", "build", "--outdir", folder, cwd=tree)
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, cwd=tree)
     assert files_of(tree) == before  # a build leaves nothing behind
-    return folder
+    return next(folder.iterdir())
 
 
-def test_sdist_to_wheel_to_import(dist: Path, tmp_path: Path) -> None:
-    source = next(dist.glob("*.tar.gz"))
-    assert source.stat().st_size < MOST_MEGABYTES << 20
-    with tarfile.open(source) as sdist:
-        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+class Built(NamedTuple):
+    """A wheel, and what was said while it was built and tested."""
+
+    wheel: Path
+    told: str
+
+
+@pytest.fixture(scope="module")
+def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The wheel of that sdist. That ``pip install -e .`` works is how these tests come to run."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    before = files_of(source)
+    script = source / ".ci" / "build_wheels.py"
+    told = run(sys.executable, "-B", script, "--native", "--python", sys.executable, "--out", folder, cwd=folder)
+    assert files_of(source) == before
+    (wheel,) = folder.glob("*.whl")
+    return Built(wheel, told)
+
+
+def test_sdist(sdist: Path, tmp_path: Path) -> None:
+    assert sdist.stat().st_size < MOST_MEGABYTES << 20
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"csrc/engine/serve/handler/handler.cpp", "bench/run", "tests/run", "CMakeLists.txt", "LICENSE"} <= names
     assert {"docs/conf.py", "docs/tutorial.md", "examples/lazy_array.py", ".ci/build_wheels.py", "SECURITY.md"} <= names
     assert not [name for name in names if name.endswith(".so")]
-    run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir(), cwd=tmp_path)
-    check_readme(next(dist.glob("*.whl")))
+    run(sys.executable, "-m", "twine", "check", "--strict", sdist, cwd=tmp_path)
 
+
+def test_wheel_to_import(built: Built, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "twine", "check", "--strict", built.wheel, cwd=tmp_path)
+    check_readme(built.wheel)
     python = make_venv(tmp_path / "venv")
-    run(python, "-m", "pip", "install", "-q", next(dist.glob("*.whl")), cwd=tmp_path)
+    run(python, "-m", "pip", "install", "-q", built.wheel, cwd=tmp_path)
     listed = run(
         python, "-c", "import pyuffd, pathlib; print(*pathlib.Path(pyuffd.__file__).parent.iterdir())", cwd=tmp_path
     )
     for name in ("py.typed", "_core.pyi", "_core.", "_workload."):
         assert name in listed
     assert "release generation" in run(python, "-c", "import pyuffd; print(pyuffd.probe())", cwd=tmp_path)
-    bench_of_wheel(python, next(dist.glob("*.whl")), tmp_path)
+    bench_of_wheel(python, built.wheel, tmp_path)
 
 
 def metadata(wheel: Path) -> str:
@@ -121,28 +146,19 @@ def bench_of_wheel(python: Path, wheel: Path, folder: Path) -> None:
     assert "wheel" in (folder / "out" / "raw" / "footprint.jsonl").read_text()  # instead of a commit
 
 
-def test_wheels_are_built_audited_and_tested(tree: Path, dist: Path, tmp_path: Path) -> None:
-    """The build leaves nothing in the tree, and the wheel has the files of the one that was made from the sdist.
-
-    That ``pip install -e .`` works is how these tests come to run.
-    """
-    before = files_of(tree)
-    script = tree / ".ci" / "build_wheels.py"
-    told = run(sys.executable, "-B", script, "--native", "--python", sys.executable, "--out", tmp_path, cwd=tmp_path)
-    assert files_of(tree) == before
-    assert re.search(r"MB; \d+ passed", told)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.endswith(f"-manylinux_2_28_{platform.machine()}.whl")
-    assert contents(wheel) == contents(next(dist.glob("*.whl")))
-    assert {name.partition(".")[0] for name in contents(wheel) if name.endswith(".so")} == {
-        "pyuffd/_core",
-        "pyuffd/_workload",
-    }
-
-
-def contents(wheel: Path) -> set[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return {name for name in archive.namelist() if not name.endswith("/")}
+def test_wheels_are_built_audited_and_tested(tree: Path, built: Built) -> None:
+    """A wheel has all Python files of its packages, both extension modules, and the guard."""
+    assert re.search(r"MB; \d+ passed", built.told)
+    assert built.wheel.name.endswith(f"-manylinux_2_28_{platform.machine()}.whl")
+    with zipfile.ZipFile(built.wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    package = {str(path.relative_to(tree)) for path in (tree / "pyuffd").rglob("*.py*")}
+    needs_checkout = {"kernels", "documents"}
+    every = (path.relative_to(tree) for path in (tree / "bench").rglob("*.py"))
+    benchmarks = {f"pyuffd/{path}" for path in every if path.parts[1] not in needs_checkout}
+    assert {name for name in names if name.endswith((".py", ".pyi"))} == package | benchmarks
+    assert {name.partition(".")[0] for name in names if name.endswith(".so")} == {"pyuffd/_core", "pyuffd/_workload"}
+    assert {"pyuffd/py.typed", "pyuffd/pyuffd-guard"} <= names
 
 
 def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
@@ -160,12 +176,12 @@ def test_bare_tree_says_how_to_build(tree: Path, tmp_path: Path) -> None:
     assert "pip install ." in done.stderr
 
 
-def test_the_lower_bounds_are_what_is_tested(dist: Path) -> None:
+def test_the_lower_bounds_are_what_is_tested(built: Built) -> None:
     """.ci/test_lowest installs with .ci/lowest.txt the lower bound of everything that pyuffd[test] needs."""
     lines = [line for line in (ROOT / ".ci" / "lowest.txt").read_text().splitlines() if not line.startswith("#")]
     tested = {name: Version(version) for name, version in (line.split("==") for line in lines)}
     bounds = {}
-    requirements = re.findall(r"^Requires-Dist: (.*)$", metadata(next(dist.glob("*.whl"))), re.MULTILINE)
+    requirements = re.findall(r"^Requires-Dist: (.*)$", metadata(built.wheel), re.MULTILINE)
     for requirement in map(Requirement, requirements):
         marker = requirement.marker
         needed = marker is None or any(marker.evaluate({"extra": extra}) for extra in ("bench", "criu", "test"))
