@@ -18,6 +18,7 @@ TAKEN_OVER = "taken over"
 
 # Of criu.
 SERVE_CRIU = "pyuffd serve criu"
+CRIU_LAZY_PAGES = "criu lazy-pages"
 LAZY_LOOP = "loop, chunks of 64 KiB"
 COPY_OVER_SOCKET = "sendfile and recv"
 

@@ -33,7 +33,8 @@ class CheckpointTask:
 def write_images(folder: Path, tasks: Sequence[CheckpointTask]) -> None:
     """Write all images but the pages files: task i of them, from 1 on, has ``pages-i.img``."""
     folder.mkdir(exist_ok=True)
-    inventory = _message("inventory_entry", img_version=2)
+    # CRIU takes an inventory without fdinfo_per_id for one of long ago.
+    inventory = _message("inventory_entry", img_version=2, fdinfo_per_id=True)
     (folder / "inventory.img").write_bytes(_image(schema.INVENTORY_MAGIC, [inventory])[4:])
     first = tasks[0].pid
     tree = [

@@ -1,54 +1,82 @@
 """The daemons of a lazy restore, each in a process of its own."""
 
+import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _COMMAND = [sys.executable, "-m", "pyuffd", "serve"]
+_CHECK_SECONDS = 60
+_END_SECONDS = 600
+
+
+@functools.cache
+def working_criu() -> str:
+    """Return the version of the criu on PATH; empty where there is none that works on this kernel."""
+    if not shutil.which("criu"):
+        return ""
+    check = subprocess.run(["criu", "check"], capture_output=True, timeout=_CHECK_SECONDS)
+    told = subprocess.run(["criu", "--version"], capture_output=True, text=True, timeout=_CHECK_SECONDS)
+    found = re.search(r"Version: (\S+)", told.stdout)
+    return found[1] if found and check.returncode == 0 else ""
 
 
 class LazyDaemon:
-    """``pyuffd serve criu`` for one restore. It listens when this is made.
+    """The daemon of one restore. It listens when this is made.
 
     Attributes:
         socket: The path of its socket.
 
     Args:
         images: The folder of the images.
-        options: Of the command line.
+        command: Its command line but for the folder.
     """
 
-    def __init__(self, images: Path, *options: str) -> None:
-        self._events = images / "events"
-        self._events.unlink(missing_ok=True)
+    def __init__(self, images: Path, *command: str) -> None:
         self.socket = images / "lazy-pages.socket"
         reader, writer = os.pipe()
-        command = [*_COMMAND, "criu", "-D", str(images), "-v1", "--log-json", str(self._events)]
-        command += ["--status-fd", str(writer), *options]
-        self._process = subprocess.Popen(command, pass_fds=[writer])
+        self._name = " ".join(command[:2])
+        self._process = subprocess.Popen(
+            [*command, "-D", str(images), "--status-fd", str(writer), "-v1"], pass_fds=[writer]
+        )
         os.close(writer)
         began = os.read(reader, 1)
         os.close(reader)
         if not began:
-            raise RuntimeError("pyuffd serve criu did not begin: it says why on standard error")
+            raise RuntimeError(f"{self._name} did not begin: it says why on standard error")
+        self._ended = 0.0
+        self._watch = threading.Thread(target=self._note_end)
+        self._watch.start()
 
-    def finish(self) -> dict[str, Any]:
+    def _note_end(self) -> None:
+        self._process.wait()
+        self._ended = time.monotonic()
+
+    def wait(self) -> float:
         """Wait for its end.
 
         Returns:
-            What it tells of its first task at the end of that: see ``--log-json``.
+            When it ended, on the monotonic clock.
         """
-        if code := self._process.wait(600):
-            raise RuntimeError(f"pyuffd serve criu ended with {code}")
-        events = [json.loads(line) for line in self._events.read_text().splitlines()]
-        return next(event for event in events if event["event"] == "ended")
+        self._watch.join(_END_SECONDS)
+        code = self._process.returncode
+        if code != 0:
+            what = "has not ended" if code is None else f"ended with {code}"
+            raise RuntimeError(f"{self._name} {what}")
+        return self._ended
 
-    def __enter__(self) -> "LazyDaemon":
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
@@ -58,7 +86,29 @@ class LazyDaemon:
         traceback: TracebackType | None,
     ) -> None:
         self._process.kill()
-        self._process.wait()
+        self._watch.join()
+
+
+class ServeCriu(LazyDaemon):
+    """``pyuffd serve criu``, with options of its command line."""
+
+    def __init__(self, images: Path, *options: str) -> None:
+        self._events = images / "events"
+        self._events.unlink(missing_ok=True)
+        super().__init__(images, *_COMMAND, "criu", "--log-json", str(self._events), *options)
+
+    def first_end(self) -> dict[str, Any]:
+        """What it told of its first task at the end of that: see ``--log-json``."""
+        events = [json.loads(line) for line in self._events.read_text().splitlines()]
+        return next(event for event in events if event["event"] == "ended")
+
+
+class CriuLazyPages(LazyDaemon):
+    """``criu lazy-pages``, of the criu on PATH."""
+
+    def __init__(self, images: Path) -> None:
+        (images / "lazy-pages.socket").unlink(missing_ok=True)
+        super().__init__(images, "criu", "lazy-pages")
 
 
 class PagesDaemon:

@@ -2,10 +2,12 @@
 
 The answer tells whether anybody has a reason to put it in the place of ``criu lazy-pages``. In ``restore`` one thread
 of the task touches all its memory in random order from the restore's marker on, compares every page with its checksum,
-and the daemon fills beside it. The loop is that of such managers (``workload/lazy_floor``): one page for a fault, and
-chunks of 64 KiB while no fault waits. Seconds from the marker until
+and the daemon fills beside it. ``criu lazy-pages`` is that of the criu on PATH, if it works on this kernel. The loop is
+the shortest one of that kind (``workload/lazy_floor``): one page for a fault, and chunks of 64 KiB while no fault waits.
+Seconds from the marker until
 
-* ``time``: the last page is in;
+* ``time``: the last page is in. CRIU's daemon does not tell when that is; its end is taken;
+* ``exit``: the daemon has ended;
 * ``work``: all accesses are done.
 
 ``worst`` is the longest of the accesses, and ``first`` the one before them, of a page that is touched at once after the
@@ -28,9 +30,10 @@ from pathlib import Path
 import pyuffd
 from pyuffd import _workload
 
-from ..arms import COPY_OVER_SOCKET, LAZY_LOOP, SERVE_CRIU, many
+from ..arms import COPY_OVER_SOCKET, CRIU_LAZY_PAGES, LAZY_LOOP, SERVE_CRIU, many
 from ..harness.axes import PAGE
 from ..harness.case import Arm, Case, Sample
+from ..harness.lazy_daemon import CriuLazyPages, PagesDaemon, ServeCriu, working_criu
 from ..harness.memory import Pattern, Range, lack_of
 from ..harness.target import Touched
 from ..harness.targets import ChildTarget, open_target
@@ -48,16 +51,17 @@ def cases(_context: Context) -> Sequence[Case]:
     """Restores of one region and of many, the books of tasks, and pages of a page server."""
     unavailable = "" if pyuffd.probe().full else "needs a userfaultfd with events of another process (root)"
     told = {"setup": "across", "placement": "free", "page_cache": "warm"}
+    criu = working_criu()
     return [
         *(
             Case(
                 f"restore of 1 GiB, {many(regions, 'region')}",
                 partial(_restore_arms, regions),
-                parameters=told | {"regions": regions, "bytes": _GIB},
-                pairs=[(LAZY_LOOP, SERVE_CRIU)],
+                parameters=told | {"regions": regions, "bytes": _GIB, "criu": criu or "none that works"},
+                pairs=[(LAZY_LOOP, SERVE_CRIU), *([(CRIU_LAZY_PAGES, SERVE_CRIU)] if criu else [])],
                 control=SERVE_CRIU if regions == 1 else "",
                 rounds=2,
-                seconds=3.0,
+                seconds=9.0 if criu else 3.0,
                 unavailable=unavailable or lack_of(3 * _GIB),
                 time_limit=300.0,
             )
@@ -91,10 +95,8 @@ def cases(_context: Context) -> Sequence[Case]:
 def _restore_arms(regions: int) -> Iterator[Sequence[Arm]]:
     with _checkpoint(_GIB) as (target, folder, source):
         lengths = [_GIB // regions // PAGE * PAGE] * regions
-        yield [
-            Arm(SERVE_CRIU, partial(_by_daemon, target, folder, source, lengths)),
-            Arm(LAZY_LOOP, partial(_by_loop, target, folder, source, lengths)),
-        ]
+        ways = {SERVE_CRIU: _by_pyuffd, LAZY_LOOP: _by_loop} | ({CRIU_LAZY_PAGES: _by_criu} if working_criu() else {})
+        yield [Arm(name, partial(measure, target, folder, source, lengths)) for name, measure in ways.items()]
 
 
 @contextmanager
@@ -110,19 +112,36 @@ def _checkpoint(length: int) -> Iterator[tuple[ChildTarget, Path, Pattern]]:
         yield target, folder, source
 
 
-def _by_daemon(target: ChildTarget, folder: Path, source: Pattern, lengths: Sequence[int]) -> Sample:
-    # Imported here: they need protobuf.
-    from ..harness.checkpoint import CheckpointTask, write_images
-    from ..harness.lazy_daemon import LazyDaemon
-
+def _by_pyuffd(target: ChildTarget, folder: Path, source: Pattern, lengths: Sequence[int]) -> Sample:
     _prepare(target, source, lengths)
-    write_images(folder, [CheckpointTask(_PID, sorted(target.ranges))])
-    with LazyDaemon(folder) as daemon:
+    _write_images(folder, target)
+    with ServeCriu(folder) as daemon:
         offset = time.time() - time.monotonic()
         began, first, every = target.restore_and_touch(str(daemon.socket), _PID)
-        ended = daemon.finish()
-    values = {"time": ended["time"] - offset - began, "ending": ended["ending"]["seconds"]}
+        exit_time = daemon.wait()
+        ended = daemon.first_end()
+    values = {
+        "time": ended["time"] - offset - began,
+        "exit": exit_time - began,
+        "ending": ended["ending"]["seconds"],
+    }
     return Sample(values | _seen(first, every, began))
+
+
+def _by_criu(target: ChildTarget, folder: Path, source: Pattern, lengths: Sequence[int]) -> Sample:
+    _prepare(target, source, lengths)
+    _write_images(folder, target)
+    with CriuLazyPages(folder) as daemon:
+        began, first, every = target.restore_and_touch(str(daemon.socket), _PID)
+        seconds = daemon.wait() - began
+    return Sample({"time": seconds, "exit": seconds} | _seen(first, every, began))
+
+
+def _write_images(folder: Path, target: ChildTarget) -> None:
+    # Imported here: it needs protobuf.
+    from ..harness.checkpoint import CheckpointTask, write_images
+
+    write_images(folder, [CheckpointTask(_PID, sorted(target.ranges))])
 
 
 def _by_loop(target: ChildTarget, folder: Path, source: Pattern, lengths: Sequence[int]) -> Sample:
@@ -195,7 +214,6 @@ def _parse_and_add(folder: Path, pid: int) -> float:
 @contextmanager
 def _remote_arms() -> Iterator[Sequence[Arm]]:
     from ..harness.checkpoint import CheckpointTask, write_images
-    from ..harness.lazy_daemon import PagesDaemon
 
     with _checkpoint(_REMOTE) as (target, folder, _):
         target.map([_REMOTE])
@@ -212,16 +230,16 @@ def _filled_remotely(target: ChildTarget, folder: Path, port: int) -> float:
     from pyuffd.criu.schema import PE_LAZY
 
     from ..harness.checkpoint import CheckpointTask, write_images
-    from ..harness.lazy_daemon import LazyDaemon
 
     ranges = target.ranges
     target.renew()
     write_images(folder, [CheckpointTask(_PID, ranges, PE_LAZY)])
     _workload.warm(_REMOTE)
-    with LazyDaemon(folder, "--page-server", "--address", "127.0.0.1", "--port", str(port)) as daemon:
+    with ServeCriu(folder, "--page-server", "--address", "127.0.0.1", "--port", str(port)) as daemon:
         offset = time.time() - time.monotonic()
         began = target.restore_lazily(str(daemon.socket), _PID)
-        ended: float = daemon.finish()["time"]
+        daemon.wait()
+        ended: float = daemon.first_end()["time"]
     return ended - offset - began
 
 

@@ -43,7 +43,7 @@ VMA_AREA_GUARD = 1 << 16
 
 _TABLE = {
     # images/inventory.proto
-    "inventory_entry": ["1 required uint32 img_version"],
+    "inventory_entry": ["1 required uint32 img_version", "2 optional bool fdinfo_per_id"],
     # images/pstree.proto
     "pstree_entry": [
         "1 required uint32 pid",
