@@ -103,15 +103,15 @@ def _serve_image(parsed: argparse.Namespace) -> int:
 
 
 def _serve_criu(parsed: argparse.Namespace) -> int:
-    options = criu_options.options_of(parsed)
     begin_log(parsed)
+    options = criu_options.options_of(parsed)
     code: int = _with_images("pyuffd.daemon.criu.daemon").LazyPages(options).run()
     return code
 
 
 def _serve_criu_pages(parsed: argparse.Namespace) -> int:
-    options = pages_options.options_of(parsed)
     begin_log(parsed)
+    options = pages_options.options_of(parsed)
     code: int = _with_images("pyuffd.daemon.pages.server").PagesDaemon(options).run()
     return code
 

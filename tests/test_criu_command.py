@@ -69,7 +69,7 @@ def test_programs_get_json(folder: Path) -> None:
     [
         (["nowhere"], "pyuffd images: nowhere: No such file or directory\n"),
         ([__file__], f"pyuffd images: {__file__}: Not a directory\n"),
-        (["."], "pyuffd images: inventory.img: the file is missing\n"),
+        (["."], "pyuffd images: inventory.img: the file is missing: . has no images of criu dump\n"),
     ],
 )
 def test_an_error_is_one_line(words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

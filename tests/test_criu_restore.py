@@ -432,8 +432,14 @@ def test_images_that_are_damaged_are_told_before_it_listens(tmp_path: Path, harm
         (["--page-server", "--address", "::1", "--port", "70000"], "70000 is no port"),
         (["--handlers", "0"], "0 is less than 1"),
         (["--status-fd", "987"], "--status-fd 987 cannot be written to: Bad file descriptor"),
-        (["--log-json", "/nowhere/events"], "/nowhere/events"),
-        (["-o", "/nowhere/log"], "/nowhere/log"),
+        (["--log-json", "/nowhere/events"], "--log-json /nowhere/events cannot be written: No such file"),
+        (["-o", "/nowhere/log"], "--log-file /nowhere/log cannot be written: No such file"),
+        (["--pidfile", "/nowhere/pid"], "--pidfile /nowhere/pid cannot be written: No such file"),
+        (["-v", "abc"], "abc is no number: give -v0 to -v4"),
+        # CRIU takes them without a word; what follows only ends the daemon.
+        (["--address", "::1", "--status-fd", "987"], "--address does nothing without --page-server"),
+        (["--page-server", "--address", "::1", "--port", "1", "--tls-key", "key", "--status-fd", "987"],
+         "--tls-key does nothing without --tls"),
     ],
 )
 def test_options_that_are_refused(tmp_path: Path, options: list[str], message: str) -> None:

@@ -9,18 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pytest
+from support.child import run_child, tell
 from support.managers import PAGES, SEED, Memory, guards_of
 from support.memory import PAGE, random_bytes
 from support.puppet import Puppet
 from support.state import LIMIT, until
 
 import pyuffd
+from pyuffd.daemon.loop import Loop
 
 pytestmark = pytest.mark.requires_full_userfaultfd
 
@@ -439,3 +442,32 @@ def test_strangers_are_refused(memory: Memory, tmp_path: Path) -> None:
             daemon.hand_over(memory)  # of root, who may not connect
         until(lambda: "see --allow-uid" in daemon.errors(), "the refusal")
         assert not daemon.status()["targets"]
+
+
+def test_connections_wait_for_descriptors_without_a_busy_loop() -> None:
+    """A listener that cannot accept stays readable."""
+    turns, accepted = run_child(_accepted_at_the_limit)
+    assert turns < 20
+    assert accepted == 1
+
+
+def _accepted_at_the_limit() -> None:
+    accepted: list[socket.socket] = []
+    path = f"\0pyuffd-{os.getpid()}"
+    with Loop() as loop, socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        listener.listen()
+        loop.welcome(listener, accepted.append)
+        client.connect(path)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        turns, began = 0, time.monotonic()
+        while time.monotonic() < began + 0.5:
+            loop.turn(0.1)
+            turns += 1
+        assert not accepted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        while not accepted:
+            loop.turn(0.1)
+        accepted[0].close()
+    tell([turns, len(accepted)])

@@ -28,7 +28,10 @@ class Kin(NamedTuple):
 def version_of(folder: Folder) -> int:
     """The version of the images of a folder."""
     name = "inventory.img"
-    version: int = cut(folder.label + name, folder.need(name), INVENTORY_MAGIC, 0).sole("inventory_entry").img_version
+    data = folder.read(name)
+    if data is None:
+        raise ImageError(folder.label + name, f"the file is missing: {folder.path} has no images of criu dump")
+    version: int = cut(folder.label + name, data, INVENTORY_MAGIC, 0).sole("inventory_entry").img_version
     if version not in VERSIONS:
         raise ImageError(folder.label + name, f"img_version is {version}, and pyuffd knows 1 to {VERSIONS[-1]}")
     return version

@@ -33,7 +33,7 @@ def told(path: Path, *, check: bool, as_json: bool) -> tuple[str, int]:
 def table(images: Images) -> str:
     """Return the table of the tasks, of shared memory, and their sums."""
     lines = [
-        f"{images.path}: version {images.version}, {len(images.tasks)} tasks",
+        f"{images.path}: version {images.version}, tasks: {len(images.tasks)}",
         "",
         f"{'pid':>8} {'ppid':>8}  {'program':<15} {'regions':>7} {'ranges':>7} {'lazy':>10} {'eager':>10} "
         f"{'compressed':>10} {'stored':>10}",

@@ -57,11 +57,13 @@ def tell_ready(pidfile: Path | None, status_fd: int | None) -> None:
     """Write the pid, and the byte that a script waits for.
 
     Raises:
-        OSError: The file cannot be written.
-        ValueError: The descriptor cannot be written to.
+        ValueError: The file, or the descriptor, cannot be written to.
     """
     if pidfile:
-        pidfile.write_text(f"{os.getpid()}\n")
+        try:
+            pidfile.write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            raise ValueError(f"--pidfile {pidfile} cannot be written: {error.strerror}") from None
     if status_fd is None:
         return
     try:

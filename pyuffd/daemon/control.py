@@ -49,12 +49,8 @@ def read_request(connection: socket.socket) -> dict[str, Any]:
     return request
 
 
-def answer_next(requests: socket.socket, commands: Mapping[str, Callable[[socket.socket], None]]) -> None:
-    """Answer the next request that has come, by the function of its command."""
-    try:
-        connection, _ = requests.accept()
-    except OSError:
-        return
+def answer_one(connection: socket.socket, commands: Mapping[str, Callable[[socket.socket], None]]) -> None:
+    """Answer the request of a connection by the function of its command, and close the connection."""
     with connection:
         try:
             if not sockets.is_permitted(connection, {0, os.geteuid()}):

@@ -62,7 +62,7 @@ class ImageDaemon:
             owner.note(self._options.socket)
             with self._listener, self._requests:
                 self._reception = Reception(self._loop, self._listener, self._options.allow, self._serve_next)
-                self._loop.watch(self._requests, self._answer)
+                self._loop.welcome(self._requests, self._answer)
                 log.info("serving %s at %s", self._options.image, self._options.socket)
                 notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving {self._options.image}")
                 self._serve()
@@ -180,8 +180,8 @@ class ImageDaemon:
         self._add(target, uid if got.uid is None else got.uid, length)
         return target
 
-    def _answer(self, requests: socket.socket) -> None:
-        control.answer_next(requests, {"status": self._tell_status, "replace": self._hand_over})
+    def _answer(self, connection: socket.socket) -> None:
+        control.answer_one(connection, {"status": self._tell_status, "replace": self._hand_over})
 
     def _tell_status(self, connection: socket.socket) -> None:
         control.answer(connection, self._status())

@@ -33,20 +33,29 @@ def begin_log(parsed: Any) -> None:
     """Log as the options say.
 
     Raises:
-        OSError: The file cannot be written.
+        ValueError: The file cannot be written.
     """
     work = parsed.images_dir if parsed.work_dir is None else parsed.work_dir
-    where = {"filename": work / parsed.log_file} if parsed.log_file else {"stream": sys.stderr}
     level = _LEVELS[min(parsed.verbosity, len(_LEVELS) - 1)]
-    logging.basicConfig(level=level, format=LOG_FORMAT, **where)
+    logging.basicConfig(level=level, format=LOG_FORMAT, handlers=[_handler(work, parsed.log_file)])
     logging.getLogger("pyuffd.criu").setLevel(level)
     if level > logging.DEBUG:  # the daemon tells of each task itself
         logging.getLogger("pyuffd").setLevel(max(level, logging.WARNING))
 
 
+def _handler(work: Path, log_file: Path | None) -> logging.Handler:
+    if log_file is None:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return logging.FileHandler(work / log_file)
+    except OSError as error:
+        raise ValueError(f"--log-file {work / log_file} cannot be written: {error.strerror}") from None
+
+
 def _verbosity(text: str) -> int:
     """Return the number of ``-v4``, or of ``-vvvv``."""
-    number = len(text) + 1 if set(text) == {"v"} else int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is less than 0")
-    return number
+    if set(text) == {"v"}:
+        return len(text) + 1
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no number: give -v0 to -v4, or -vvvv")
+    return int(text)

@@ -52,7 +52,8 @@ def _remove_stale(path: Path) -> None:
             return
         except OSError as error:
             raise AddressError(error.errno, f"cannot use {path}: {error.strerror}") from None
-    raise AddressError(f"another daemon listens at {path}: stop it (or upgrade a 'pyuffd serve image' with --replace)")
+    raise AddressError(f"another daemon listens at {path}: stop it, or give another path ('pyuffd serve image' may "
+                       "take its place with --replace)")  # fmt: skip
 
 
 def is_permitted(connection: socket.socket, uids: Collection[int]) -> bool:

@@ -1,6 +1,5 @@
 """``pyuffd serve criu``: serves the tasks of one lazy restore, and ends when the last page is in."""
 
-import contextlib
 import logging
 import os
 import socket
@@ -11,7 +10,6 @@ from typing import Any, NoReturn
 from pyuffd._core import Region, Regions
 from pyuffd._manager import Manager
 from pyuffd._progress import page_bar
-from pyuffd._strangers import peer_of
 from pyuffd._target import Target
 from pyuffd._version import __version__
 from pyuffd.criu.images import Images, Task
@@ -20,7 +18,8 @@ from pyuffd.daemon.background import Background, stopping_signals, tell_ready
 from pyuffd.daemon.criu.journal import Journal
 from pyuffd.daemon.criu.memory import regions_of
 from pyuffd.daemon.criu.options import Options
-from pyuffd.daemon.criu.records import Records, RestoreError, TaskRecord
+from pyuffd.daemon.criu.records import RestoreError, TaskRecord
+from pyuffd.daemon.criu.restore import Restore
 from pyuffd.daemon.criu.tasks import Restored, RestoredTasks
 from pyuffd.daemon.criu.unraisable import OncePerCause
 from pyuffd.daemon.limits import allow_many_descriptors, check_enough
@@ -61,9 +60,7 @@ class LazyPages:
         self._loop = Loop(*stopping_signals())
         self._journal = Journal(options.log_json)
         self._tasks = RestoredTasks(self._journal)
-        self._connection: socket.socket | None = None  # until the restore closes it
-        self._records: Records | None = None
-        self._refused: list[TaskRecord] = []
+        self._restore = Restore(self._loop, self._add, self._begin_fill)
         self._began = time.time()
 
     def run(self) -> int:
@@ -79,13 +76,13 @@ class LazyPages:
             listener, requests = self._listen()
             try:
                 with listener, requests:
-                    self._loop.watch(listener, self._accept)
-                    self._loop.watch(requests, self._answer)
+                    self._loop.welcome(listener, self._restore.admit)
+                    self._loop.welcome(requests, self._answer)
                     self._tell_ready()
                     code = self._serve()
             except Exception as error:
                 self._remove_sockets()
-                if self._records is None:
+                if not self._restore.begun:
                     raise
                 self._abandon(error)
             finally:
@@ -117,7 +114,7 @@ class LazyPages:
 
     def _tell_ready(self) -> None:
         options, totals = self._options, self._images.totals
-        log.info("%d tasks, %d lazy pages; waiting for criu restore --lazy-pages at %s",
+        log.info("tasks: %d, lazy pages: %d; waiting for criu restore --lazy-pages at %s",
                  len(self._images.tasks), totals.lazy // os.sysconf("SC_PAGESIZE"), options.socket)  # fmt: skip
         tell_ready(options.pidfile, options.status_fd)
         notify("READY=1", f"MAINPID={os.getpid()}")
@@ -132,57 +129,19 @@ class LazyPages:
                 for child in self._tasks.look():
                     self._fill(child)
                 tell(self._tasks.installed_pages())
-                if self._finished and not self._tasks.live:
+                if self._restore.finished and not self._tasks.live:
                     log.info("all tasks are complete")
                     return int(self._tasks.failed)
         return self._stop()
 
-    @property
-    def _finished(self) -> bool:
-        return self._records is not None and self._records.finished
-
     def _turn(self) -> None:
         """Wait for what comes next: before the marker the restore's messages, then the end of a target."""
         live = self._tasks.live
-        if not self._finished or not live:
+        if not self._restore.finished or not live:
             self._loop.turn(_LOOK_SECONDS)
         else:
             self._loop.turn(0.0)
             live[0].wait(_WAIT_SECONDS, progress=False)
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        pid, uid, _ = peer_of(connection)
-        if uid not in (0, os.geteuid()):
-            log.warning("refused process %d of user %d: criu restore runs as root, or as this user", pid, uid)
-            connection.close()
-        elif self._records is not None:
-            log.warning("refused process %d: another restore is under way", pid)
-            connection.close()
-        else:
-            self._connection, self._records = connection, Records(connection)
-            self._loop.watch(connection, self._receive)
-
-    def _receive(self, connection: socket.socket) -> None:
-        records = self._records
-        if records is None:
-            return
-        was_finished = records.finished
-        for record in records.read():
-            try:
-                self._add(record)
-            except Exception:
-                self._refused.append(record)
-                raise
-        if records.finished and not was_finished:
-            self._begin_fill()
-        if records.ended:
-            self._connection = None
-            self._loop.forget(connection)
-            connection.close()
 
     def _add(self, record: TaskRecord) -> None:
         task = self._images.tasks.get(record.pid)
@@ -218,9 +177,9 @@ class LazyPages:
 
     def _begin_fill(self) -> None:
         """All tasks have registered their memory, and go on."""
-        log.info("criu restore has finished: %d tasks", len(self._tasks.pids))
+        log.info("criu restore has finished; tasks: %d", len(self._tasks.pids))
         if absent := self._images.tasks.keys() - self._tasks.pids:
-            log.warning("%d tasks of the images were not restored: %s", len(absent), sorted(absent))
+            log.warning("tasks of the images that were not restored: %s", sorted(absent))
         self._journal.write("restored", {"tasks": len(self._tasks.pids)})
         for target in self._tasks.restored:
             # Without a look: a task may have unmapped memory since. Its fork children know it, too.
@@ -232,8 +191,8 @@ class LazyPages:
         if self._options.fill != "never":
             target.fill(when_idle=self._options.fill == "idle")
 
-    def _answer(self, requests: socket.socket) -> None:
-        control.answer_next(requests, {"status": self._tell_status})
+    def _answer(self, connection: socket.socket) -> None:
+        control.answer_one(connection, {"status": self._tell_status})
 
     def _tell_status(self, connection: socket.socket) -> None:
         control.answer(connection, self._status())
@@ -251,9 +210,8 @@ class LazyPages:
 
     def _stop(self) -> int:
         """A signal came: install what is missing for as long as is permitted, and poison the rest."""
-        if self._connection:
-            self._receive(self._connection)  # the marker may have come
-        if not self._finished:
+        self._restore.receive()  # the marker may have come
+        if not self._restore.finished:
             raise RestoreError("stopped before criu restore had finished")
         log.info("stopping: filling %d tasks", len(self._tasks.live))
         self._loop.signals.clear()
@@ -276,21 +234,10 @@ class LazyPages:
         """
         log.error("%s", error, exc_info=None if isinstance(error, RestoreError) else error)
         self._journal.write("failed", {"why": str(error)})
-        if self._connection:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-        for record in [*self._refused, *self._unread()]:
+        for record in self._restore.cut():
             self._leave_to_guard(record)
         logging.shutdown()
         os._exit(1)
-
-    def _unread(self) -> list[TaskRecord]:
-        found: list[TaskRecord] = []
-        if self._records and self._connection:
-            with contextlib.suppress(RestoreError, OSError):
-                for record in self._records.read():
-                    found.append(record)  # those before an error, too
-        return found
 
     def _leave_to_guard(self, record: TaskRecord) -> None:
         if record.uffd is None or record.real_pid is None:

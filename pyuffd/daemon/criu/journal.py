@@ -17,11 +17,14 @@ class Journal:
         path: Of the file, to which lines are added.
 
     Raises:
-        OSError: The file cannot be written.
+        ValueError: The file cannot be written.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._file = path.open("a") if path else None
+        try:
+            self._file = path.open("a") if path else None
+        except OSError as error:
+            raise ValueError(f"--log-json {path} cannot be written: {error.strerror}") from None
 
     def write(self, event: str, facts: dict[str, Any]) -> None:
         """Write a line: the event, the time as seconds since the epoch, and the facts."""

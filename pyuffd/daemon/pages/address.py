@@ -1,10 +1,14 @@
 """Where a page server is, and how the connection to it is secured. The options have the names that CRIU gives them."""
 
 import argparse
+import logging
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("pyuffd.criu")
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def address_of(parsed: Any) -> PageServer | None:
         ValueError: An option is missing.
     """
     if not parsed.page_server:
+        _tell_unused(parsed, "--page-server", ("address", "port"))
         return None
     if not parsed.address or not parsed.port:
         raise ValueError("--page-server needs --address and --port, those of the page server")
@@ -118,8 +123,16 @@ def address_of(parsed: Any) -> PageServer | None:
 def tls_of(parsed: Any) -> Tls | None:
     """Return what TLS needs, if it was asked for."""
     if not parsed.tls:
+        _tell_unused(parsed, "--tls", ("tls_cacert", "tls_cacrl", "tls_cert", "tls_key", "tls_no_cn_verify"))
         return None
     return Tls(parsed.tls_cacert, parsed.tls_cacrl, parsed.tls_cert, parsed.tls_key, not parsed.tls_no_cn_verify)
+
+
+def _tell_unused(parsed: Any, needed: str, names: Sequence[str]) -> None:
+    """Tell of options that do nothing. CRIU takes them without a word, so scripts may have them."""
+    for name in names:
+        if getattr(parsed, name):
+            log.warning("--%s does nothing without %s", name.replace("_", "-"), needed)
 
 
 def port(text: str) -> int:

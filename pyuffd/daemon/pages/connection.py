@@ -92,9 +92,9 @@ class Connection:
                 raise PageServerError("failed while another answer of it was awaited")
         try:
             got = self._answer(request, room)
-        except (PageServerError, OSError) as error:
-            self.close()
-            if isinstance(error, PageServerError):
+        except BaseException as error:
+            self.close()  # those whose turn comes next would wait for ever
+            if not isinstance(error, OSError):
                 raise
             raise PageServerError(f"did not answer for {self._timeout:g} s" if isinstance(error, TimeoutError)
                                   else f"failed: {error}") from None  # fmt: skip

@@ -62,10 +62,10 @@ class PagesDaemon:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         listener = socket.create_server((options.host, options.port), family=family)
         with listener, Loop(*stopping_signals()) as loop:
-            loop.watch(listener, self._accept)
+            loop.welcome(listener, self._admit)
             host, port = listener.getsockname()[:2]
             tasks = len(self._images.tasks)
-            log.info("serving the pages of %d tasks of %s at %s, port %d", tasks, options.images, host, port)
+            log.info("serving the pages of %s (tasks: %d) at %s, port %d", options.images, tasks, host, port)
             tell_ready(options.pidfile, options.status_fd)
             notify("READY=1", f"MAINPID={os.getpid()}")
             if self._background:
@@ -74,10 +74,11 @@ class PagesDaemon:
                 loop.turn(_LOOK_SECONDS)
         return 0
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _admit(self, sock: socket.socket) -> None:
         try:
-            sock, (host, *_) = listener.accept()
-        except OSError:
+            host = sock.getpeername()[0]
+        except OSError:  # it has gone again
+            sock.close()
             return
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         if len(self._threads) >= self._options.connections:
