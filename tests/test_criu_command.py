@@ -33,7 +33,7 @@ def test_the_table_has_tasks_regions_and_sizes(folder: Path) -> None:
     done = command(folder)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert rows[0][-4:] == ["version", "3,", "2", "tasks"]
+    assert rows[0][-4:] == ["version", "3,", "tasks:", "2"]
     assert rows[2] == ["pid", "ppid", "program", "regions", "ranges", "lazy", "eager", "compressed", "stored"]
     assert " ".join(rows[3][:11]) == "7 0 redis?[2J 2 2 2.0 MiB 24.0 KiB 24.0 KiB"
     assert " ".join(rows[4]) == "8 7 gone no memory"

@@ -438,8 +438,10 @@ def test_images_that_are_damaged_are_told_before_it_listens(tmp_path: Path, harm
         (["-v", "abc"], "abc is no number: give -v0 to -v4"),
         # CRIU takes them without a word; what follows only ends the daemon.
         (["--address", "::1", "--status-fd", "987"], "--address does nothing without --page-server"),
-        (["--page-server", "--address", "::1", "--port", "1", "--tls-key", "key", "--status-fd", "987"],
-         "--tls-key does nothing without --tls"),
+        (
+            ["--page-server", "--address", "::1", "--port", "1", "--tls-key", "key", "--status-fd", "987"],
+            "--tls-key does nothing without --tls",
+        ),
     ],
 )
 def test_options_that_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
@@ -473,22 +475,3 @@ def test_a_pages_file_that_becomes_shorter_is_told(tmp_path: Path) -> None:
         assert report["wrong"] == 0
         assert report["poisoned"] > 0
         assert "are poisoned" in daemon.finish(1)
-
-
-CRIU = shutil.which("criu")
-
-
-@pytest.mark.skipif(CRIU is None, reason="criu is not installed")
-def test_a_real_criu(tmp_path: Path) -> None:
-    check = subprocess.run([str(CRIU), "check"], capture_output=True, text=True)
-    if check.returncode:
-        pytest.skip(f"this criu does not work on this kernel: {check.stderr.strip().splitlines()[-1]}")
-    program = subprocess.Popen(["sleep", "100"], start_new_session=True, stdin=subprocess.DEVNULL)
-    dump = [str(CRIU), "dump", "-t", str(program.pid), "-D", str(tmp_path), "--shell-job"]
-    subprocess.run(dump, check=True, timeout=60)
-    program.wait()
-    with CriuDaemon(tmp_path) as daemon:
-        restore = [str(CRIU), "restore", "-D", str(tmp_path), "--lazy-pages", "--shell-job", "-d"]
-        subprocess.run(restore, check=True, timeout=60)
-        daemon.finish()
-    os.kill(program.pid, signal.SIGKILL)

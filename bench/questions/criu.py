@@ -2,9 +2,9 @@
 
 The answer tells whether anybody has a reason to put it in the place of ``criu lazy-pages``. In ``restore`` one thread
 of the task touches all its memory in random order from the restore's marker on, compares every page with its checksum,
-and the daemon fills beside it. ``criu lazy-pages`` is that of the criu on PATH, if it works on this kernel. The loop is
-the shortest one of that kind (``workload/lazy_floor``): one page for a fault, and chunks of 64 KiB while no fault waits.
-Seconds from the marker until
+and the daemon fills beside it. ``criu lazy-pages`` is that of the criu on PATH, if it works on this kernel. The loop
+is the shortest one of that kind (``workload/lazy_floor``): one page for a fault, and chunks of 64 KiB while no fault
+waits. Seconds from the marker until
 
 * ``time``: the last page is in. CRIU's daemon does not tell when that is; its end is taken;
 * ``exit``: the daemon has ended;

@@ -16,10 +16,6 @@ log = logging.getLogger("pyuffd.criu")
 class Restore:
     """The one restore that a daemon serves. The main thread's.
 
-    Attributes:
-        begun: Whether it has connected.
-        finished: Whether its marker came.
-
     Args:
         loop: Where its connection is watched.
         add: Called with each record of a task.
@@ -34,10 +30,12 @@ class Restore:
 
     @property
     def begun(self) -> bool:
+        """Whether it has connected."""
         return self._records is not None
 
     @property
     def finished(self) -> bool:
+        """Whether its marker came."""
         return self._records is not None and self._records.finished
 
     def admit(self, connection: socket.socket) -> None:

@@ -85,7 +85,8 @@ uint64_t FillJob::most_pages(const Region& region, uint64_t first) const {
   if (best < region.page_size) return size_.pages(region.page_size);
   const uint64_t at =
       region.source->best_by_address() ? region.address_of(first) : region.offset_of(first);
-  return std::max<uint64_t>(1, (best - at % best) / region.page_size);  // neither need be whole pages
+  return std::max<uint64_t>(1,
+                            (best - at % best) / region.page_size);  // neither need be whole pages
 }
 
 // Of a living target, regions may have been split, moved or unmapped since the chunk was cut.
