@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from support.child import run_child, tell
+from support.child import Child, become_nobody, hear, run_child, tell
 from support.managers import PAGES, SEED, Memory, guards_of
 from support.memory import PAGE, random_bytes
 from support.puppet import Puppet
@@ -442,6 +442,59 @@ def test_strangers_are_refused(memory: Memory, tmp_path: Path) -> None:
             daemon.hand_over(memory)  # of root, who may not connect
         until(lambda: "see --allow-uid" in daemon.errors(), "the refusal")
         assert not daemon.status()["targets"]
+
+
+@pytest.mark.requires_root
+def test_half_messages_of_a_user_hold_up_no_other(memory: Memory, tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and folder.is_relative_to(tmp_path.parents[2]):
+            folder.chmod(0o755)
+    with (
+        Daemon(tmp_path, "--no-fill", "--allow-uid", "nobody", "--allow-uid", "root").ready() as daemon,
+        Child(_send_half_messages, daemon.socket) as child,
+    ):
+        assert child.hear() == "sent"
+        began = time.monotonic()
+        daemon.hand_over(memory)
+        daemon.await_targets(1)
+        assert time.monotonic() - began < 8  # a half message is awaited for 10 seconds
+        assert memory.states() == ["right"] * PAGES
+
+
+def _send_half_messages(path: str) -> None:
+    become_nobody()
+    made = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for sock in made:
+        sock.connect(path)
+        sock.sendall(b"[")
+    tell("sent")
+    hear()
+
+
+def test_fork_children_are_told_and_filled(memory: Memory, puppet: Puppet, tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--no-fill").ready() as daemon:
+        daemon.hand_over(memory, pyuffd.Feature.EVENTS)
+        daemon.await_targets(1)
+        with puppet.fork() as child:
+            daemon.await_targets(2)
+            parent, born = daemon.status()["targets"]
+            assert (born["parent"], parent["children"]) == (parent["number"], 1)
+            assert "child" in run("status", "--socket", str(daemon.socket)).stdout
+            memory.touch(0, PAGES, child)
+        until(lambda: born["number"] in [each["number"] for each in daemon.status()["ended"]], "the child's end")
+
+
+def test_what_a_fork_child_misses_is_filled_too(puppet: Puppet, tmp_path: Path) -> None:
+    """Nobody touches it."""
+    memory = Memory(puppet, (256 << 20) // PAGE)
+    with (tmp_path / "image").open("wb") as image:
+        image.truncate(256 << 20)
+    with Daemon(tmp_path).ready() as daemon:
+        daemon.hand_over(memory, pyuffd.Feature.EVENTS)
+        with puppet.fork():  # before the fill is done
+            until(lambda: daemon.status()["ended"] and not daemon.status()["targets"], "the ends")
+            parent, born = sorted(daemon.status()["ended"], key=lambda each: each["number"])
+            assert (born["parent"], born["missing"]) == (parent["number"], 0)
 
 
 def test_connections_wait_for_descriptors_without_a_busy_loop() -> None:

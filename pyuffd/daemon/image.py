@@ -118,6 +118,9 @@ class ImageDaemon:
 
     def _add(self, target: Target, uid: int | None, length: int | None = None) -> None:
         self._targets.add(target, uid, length)
+        self._begin_fill(target)
+
+    def _begin_fill(self, target: Target) -> None:
         if self._options.fill:
             target.fill()
 
@@ -129,7 +132,8 @@ class ImageDaemon:
             self._loop.turn(_LOOK_SECONDS)
             self._look_at_the_supervisor()
             self._reception.look()
-            self._targets.forget_ended()
+            for child in self._targets.look():
+                self._begin_fill(child)
             if watchdog and time.monotonic() - told > watchdog:
                 told = time.monotonic()
                 notify("WATCHDOG=1", f"STATUS={len(self._targets.all())} targets")
@@ -229,7 +233,7 @@ class ImageDaemon:
         for target in self._targets.all():
             _poison(target)
         self._manager.close()
-        self._targets.forget_ended()
+        self._targets.look()
         return 0
 
     def _fill_all(self) -> None:

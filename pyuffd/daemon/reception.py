@@ -6,17 +6,18 @@ import threading
 from collections.abc import Callable, Collection
 
 from pyuffd._strangers import peer_of
-from pyuffd.daemon import sockets
 from pyuffd.daemon.limits import can_take
 from pyuffd.daemon.loop import Loop
 
 log = logging.getLogger("pyuffd.daemon")
 
-_MOST = 64  # hand-offs at once
+_MOST, _MOST_OF_USER = 64, 16  # hand-offs at once
 
 
 class Reception:
     """Accepts connections as long as there are threads and descriptors for them. The main thread's.
+
+    A user whose hand-offs have many threads waits until some of them are done, and holds up no other user.
 
     Args:
         loop: Where the listener is watched.
@@ -29,24 +30,31 @@ class Reception:
         self, loop: Loop, listener: socket.socket, allow: Collection[int], serve: Callable[[socket.socket], None]
     ) -> None:
         self._loop, self._listener, self._allow, self._serve = loop, listener, allow, serve
-        self._threads: list[threading.Thread] = []
+        self._heard: list[tuple[int, threading.Thread]] = []  # by user
+        self._waiting: list[tuple[int, socket.socket]] = []
         self._pauses = self._told = False
         loop.watch(listener, self._receive)
 
     def look(self) -> None:
-        """Accept again, if that was not possible for a time."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        """Hear who waits, and accept again, if that was not possible for a time."""
+        self._heard = [each for each in self._heard if each[1].is_alive()]
+        waiting, self._waiting = self._waiting, []
+        for uid, connection in waiting:
+            self._hear(uid, connection)
         if self._pauses and self._has_room():
             self._pauses = False
             self._loop.watch(self._listener, self._receive)
 
     def finish(self) -> None:
-        """Wait for those that are heard, one second for each."""
-        for thread in self._threads:
+        """Wait for those that are heard, one second for each. Nobody waits for his turn any more."""
+        waiting, self._waiting = self._waiting, []
+        for uid, connection in waiting:
+            self._begin(uid, connection)
+        for _, thread in self._heard:
             thread.join(1.0)
 
     def _has_room(self) -> bool:
-        return len(self._threads) < _MOST and can_take(len(self._threads) + 1)
+        return len(self._heard) < _MOST and can_take(len(self._heard) + 1)
 
     def _receive(self, listener: socket.socket) -> None:
         if not self._has_room():
@@ -56,10 +64,21 @@ class Reception:
             connection, _ = listener.accept()
         except OSError:
             return
-        if not sockets.is_permitted(connection, self._allow):
-            log.warning("refused process %d of user %d: see --allow-uid", *peer_of(connection)[:2])
+        pid, uid, _ = peer_of(connection)
+        if uid not in self._allow:
+            log.warning("refused process %d of user %d: see --allow-uid", pid, uid)
             connection.close()
             return
+        self._hear(uid, connection)
+
+    def _hear(self, uid: int, connection: socket.socket) -> None:
+        of_user = sum(1 for heard, _ in self._heard if heard == uid)
+        if of_user >= _MOST_OF_USER or not self._has_room():
+            self._waiting.append((uid, connection))
+        else:
+            self._begin(uid, connection)
+
+    def _begin(self, uid: int, connection: socket.socket) -> None:
         thread = threading.Thread(target=self._serve, args=(connection,), name="pyuffd-receive", daemon=True)
         try:
             thread.start()
@@ -67,12 +86,12 @@ class Reception:
             log.error("a hand-off was refused: no thread can be started (ulimit -u)")
             connection.close()
             return
-        self._threads.append(thread)
+        self._heard.append((uid, thread))
 
     def _pause(self) -> None:
         """Leave all others in the backlog, where they wait."""
         self._pauses = True
         self._loop.forget(self._listener)
-        if len(self._threads) < _MOST and not self._told:
+        if len(self._heard) < _MOST and not self._told:
             self._told = True
             log.warning("hand-offs wait until a target ends: too few descriptors are left (ulimit -n, LimitNOFILE)")

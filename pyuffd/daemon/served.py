@@ -16,12 +16,21 @@ _KEPT = 100
 
 @dataclass
 class Served:
-    """A target, and where it came from."""
+    """A target, and where it came from.
+
+    Attributes:
+        target: The target.
+        uid: The user whose process handed it over; None where that is not known.
+        length: Of its regions, in bytes; 0 for a fork child.
+        parent: The number of the target it was forked from.
+    """
 
     target: Target
     uid: int | None
-    length: int  # in bytes
+    length: int
+    parent: int | None = None
     began: float = field(default_factory=time.time)
+    known_children: set[int] = field(default_factory=set)
 
     def status(self) -> dict[str, Any]:
         """What ``pyuffd status`` shows of it."""
@@ -30,13 +39,14 @@ class Served:
             "number": self.target.id,
             "pid": self.target.pid,
             "uid": self.uid,
+            "parent": self.parent,
             "since": self.began,
             "pages": self.target.pages,
             "missing": self.target.missing_pages,
             "faults": stats.faults,
             "installed": stats.pages,
             "poisoned": stats.poisoned,
-            "children": len(self.target.children),
+            "children": len(self.known_children),
         }
 
 
@@ -55,11 +65,27 @@ class Targets:
         """How many bytes all together have."""
         return sum(served.length for served in list(self._served))
 
-    def forget_ended(self) -> None:
-        """Tell of each target that has ended, once."""
-        for served in [each for each in self._served if each.target.ended]:
-            self._served.remove(served)
-            self._tell_end(served)
+    def look(self) -> list[Target]:
+        """Tell of each target that has ended, once.
+
+        Returns:
+            The fork children that have come since.
+        """
+        born = []
+        for served in list(self._served):
+            has_ended = served.target.ended  # asked first: afterwards no child comes any more
+            born += self._note_children(served)
+            if has_ended:
+                self._served.remove(served)
+                self._tell_end(served)
+        return born
+
+    def _note_children(self, served: Served) -> list[Target]:
+        born = [child for child in served.target.children if child.id not in served.known_children]
+        for child in born:
+            served.known_children.add(child.id)
+            self._served.append(Served(child, served.uid, 0, served.target.id))
+        return born
 
     def _tell_end(self, served: Served) -> None:
         target, report, stats = served.target, served.target.report, served.target.stats()
