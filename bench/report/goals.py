@@ -207,6 +207,9 @@ def _other_goals() -> Iterator[Goal]:
 def _criu_goals() -> Iterator[Goal]:
     for regions in (1, 100):
         case = f"restore of 1 GiB, {many(regions, 'region')}"
+        both = (arms.CRIU_LAZY_PAGES, arms.SERVE_CRIU)
+        yield RatioGoal(f"lazy {case}: criu lazy-pages / pyuffd, until it ends", "criu", case, *both, 3, False, "exit")
+        yield RatioGoal(f"lazy {case}: worst access, criu / pyuffd", "criu", case, *both, 2, False, "worst")
         both = (arms.LAZY_LOOP, arms.SERVE_CRIU)
         yield RatioGoal(f"lazy {case}: loop / pyuffd", "criu", case, *both, 3, at_most=False)
         yield RatioGoal(f"lazy {case}: worst access, loop / pyuffd", "criu", case, *both, 2, False, "worst")

@@ -1,6 +1,8 @@
-"""The figure of lazy restores: the daemon beside the loop, and a page server's fill beside a copy."""
+"""The figure of lazy restores: the daemon beside CRIU's and the loop, and a page server's fill beside a copy."""
 
-from ..arms import LAZY_LOOP, SERVE_CRIU
+import math
+
+from ..arms import CRIU_LAZY_PAGES, LAZY_LOOP, SERVE_CRIU
 from .judge import compare
 from .plotting import SPREAD, Drawn, dot_panels
 from .results import Results
@@ -22,10 +24,12 @@ def criu(results: Results) -> Drawn | None:
     case = next((info.name for info in results.cases_of("criu") if info.name.startswith("restore")), None)
     if case is None or not panels:
         return None
-    found = compare(results, "criu", case, LAZY_LOOP, SERVE_CRIU)
-    last = results.median("criu", case, SERVE_CRIU)
-    title = (
-        f"{case}: the last page is in after {seconds(last)}; the loop that lazy restores have takes "
-        f"{times(found.ratio)} times as long"
-    )
+    title = f"{case}: the last page is in after {seconds(results.median('criu', case, SERVE_CRIU))}"
+    for arm, metric, what in (
+        (CRIU_LAZY_PAGES, "exit", "criu lazy-pages takes {} times as long until it ends"),
+        (LAZY_LOOP, "time", "a bare loop takes {} times as long"),
+    ):
+        ratio = compare(results, "criu", case, arm, SERVE_CRIU, metric).ratio
+        if not math.isnan(ratio):
+            title += f"; {what.format(times(ratio))}"
     return Drawn("criu", title[0].upper() + title[1:], SPREAD, dot_panels(panels, "time", log=True))

@@ -1,8 +1,8 @@
 """Compressed pages: a pagemap entry's blocks, each of which is zeros, raw pages or LZ4.
 
-The facts: images/pagemap.proto, criu/compression.c and criu/include/compression.h of CRIU's branch criu-dev (August
-2026, checkpoint-restore/criu#2895 and #3115). A stored size of 0 means zeros, the size of the pages means raw pages,
-and every other size is that of one LZ4 block without a frame.
+The facts: images/pagemap.proto of CRIU 4.3; criu/compression.c and criu/include/compression.h of its branch criu-dev
+(August 2026, checkpoint-restore/criu#2895 and #3115). A stored size of 0 means zeros, the size of the pages means raw
+pages, and every other size is that of one LZ4 block without a frame.
 """
 
 from collections.abc import Callable

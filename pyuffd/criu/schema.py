@@ -1,7 +1,7 @@
 """The messages of CRIU's images that pyuffd reads, and the numbers beside them.
 
 The facts are those of CRIU's own description of its format, https://github.com/checkpoint-restore/criu: images/*.proto
-(version 4.2, and the branch criu-dev of August 2026 for compressed pages), criu/include/magic.h, criu/include/image.h
+(version 4.2, and 4.3 for compressed pages), criu/include/magic.h, criu/include/image.h
 and criu/include/pagemap.h. Fields that are not needed are left out: protobuf skips them.
 """
 
