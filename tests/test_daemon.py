@@ -471,7 +471,29 @@ def _send_half_messages(path: str) -> None:
     hear()
 
 
-def test_fork_children_are_told_and_filled(memory: Memory, puppet: Puppet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_stop", ["fill", "poison"])
+def test_a_hand_off_that_comes_with_the_stop(memory: Memory, tmp_path: Path, on_stop: str) -> None:
+    """The sender was told that it is sent: its memory does not read as zeros."""
+    with Daemon(tmp_path, "--no-fill", "--on-stop", on_stop).ready() as daemon:
+        daemon.process.send_signal(signal.SIGSTOP)
+        daemon.hand_over(memory)
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGCONT)
+        assert daemon.process.wait(LIMIT) == 0
+        assert set(memory.states()) == {"right" if on_stop == "fill" else "poisoned"}
+
+
+def test_half_a_hand_off_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    with Daemon(tmp_path).ready() as daemon, socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(os.fspath(daemon.socket))
+        sock.sendall(b"[")
+        began = time.monotonic()
+        assert daemon.end() == 0
+        assert time.monotonic() - began < 8
+        assert "Traceback" not in daemon.errors()
+
+
+def test_fork_children_are_told(memory: Memory, puppet: Puppet, tmp_path: Path) -> None:
     with Daemon(tmp_path, "--no-fill").ready() as daemon:
         daemon.hand_over(memory, pyuffd.Feature.EVENTS)
         daemon.await_targets(1)

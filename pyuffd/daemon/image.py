@@ -66,6 +66,7 @@ class ImageDaemon:
                 log.info("serving %s at %s", self._options.image, self._options.socket)
                 notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving {self._options.image}")
                 self._serve()
+                self._stop_listening()
         return self._end()
 
     def _sockets(self) -> tuple[socket.socket, socket.socket]:
@@ -140,6 +141,12 @@ class ImageDaemon:
             if signal.SIGHUP in signals and not self._options.worker:
                 signals.remove(signal.SIGHUP)
                 start_daemon(self._options, "--replace")
+
+    def _stop_listening(self) -> None:
+        """Refuse who connects from now on, and serve who has connected. A supervisor's socket goes on."""
+        if not self._options.worker:
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._reception.finish()
 
     def _look_at_the_supervisor(self) -> None:
         if self._options.worker and self._supervisor != os.getppid():

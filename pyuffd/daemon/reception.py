@@ -1,9 +1,12 @@
 """Who connects to a daemon: admitted one after the other, each heard on a thread of its own."""
 
+import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 from pyuffd._strangers import peer_of
 from pyuffd.daemon.limits import can_take
@@ -12,6 +15,13 @@ from pyuffd.daemon.loop import Loop
 log = logging.getLogger("pyuffd.daemon")
 
 _MOST, _MOST_OF_USER = 64, 16  # hand-offs at once
+_FINISH_SECONDS = 2.0
+
+
+class _Heard(NamedTuple):
+    uid: int
+    connection: socket.socket
+    thread: threading.Thread
 
 
 class Reception:
@@ -30,14 +40,14 @@ class Reception:
         self, loop: Loop, listener: socket.socket, allow: Collection[int], serve: Callable[[socket.socket], None]
     ) -> None:
         self._loop, self._listener, self._allow, self._serve = loop, listener, allow, serve
-        self._heard: list[tuple[int, threading.Thread]] = []  # by user
+        self._heard: list[_Heard] = []
         self._waiting: list[tuple[int, socket.socket]] = []
         self._pauses = self._told = False
         loop.watch(listener, self._receive)
 
     def look(self) -> None:
         """Hear who waits, and accept again, if that was not possible for a time."""
-        self._heard = [each for each in self._heard if each[1].is_alive()]
+        self._heard = [each for each in self._heard if each.thread.is_alive()]
         waiting, self._waiting = self._waiting, []
         for uid, connection in waiting:
             self._hear(uid, connection)
@@ -46,12 +56,26 @@ class Reception:
             self._loop.watch(self._listener, self._receive)
 
     def finish(self) -> None:
-        """Wait for those that are heard, one second for each. Nobody waits for his turn any more."""
-        waiting, self._waiting = self._waiting, []
-        for uid, connection in waiting:
+        """Hear all that have connected, and wait for them: their descriptors would be lost with the daemon.
+
+        Who has not sent all of a hand-off by then is refused.
+        """
+        for uid, connection in [*self._waiting, *self._backlog()]:
             self._begin(uid, connection)
-        for _, thread in self._heard:
-            thread.join(1.0)
+        self._waiting = []
+        deadline = time.monotonic() + _FINISH_SECONDS
+        for heard in self._heard:
+            heard.thread.join(max(0.0, deadline - time.monotonic()))
+            if heard.thread.is_alive():
+                with contextlib.suppress(OSError):
+                    heard.connection.shutdown(socket.SHUT_RDWR)
+                heard.thread.join()
+
+    def _backlog(self) -> Iterator[tuple[int, socket.socket]]:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                yield from self._permitted(connection)
 
     def _has_room(self) -> bool:
         return len(self._heard) < _MOST and can_take(len(self._heard) + 1)
@@ -64,15 +88,19 @@ class Reception:
             connection, _ = listener.accept()
         except OSError:
             return
+        for uid, permitted in self._permitted(connection):
+            self._hear(uid, permitted)
+
+    def _permitted(self, connection: socket.socket) -> Iterator[tuple[int, socket.socket]]:
         pid, uid, _ = peer_of(connection)
-        if uid not in self._allow:
+        if uid in self._allow:
+            yield uid, connection
+        else:
             log.warning("refused process %d of user %d: see --allow-uid", pid, uid)
             connection.close()
-            return
-        self._hear(uid, connection)
 
     def _hear(self, uid: int, connection: socket.socket) -> None:
-        of_user = sum(1 for heard, _ in self._heard if heard == uid)
+        of_user = sum(1 for each in self._heard if each.uid == uid)
         if of_user >= _MOST_OF_USER or not self._has_room():
             self._waiting.append((uid, connection))
         else:
@@ -86,7 +114,7 @@ class Reception:
             log.error("a hand-off was refused: no thread can be started (ulimit -u)")
             connection.close()
             return
-        self._heard.append((uid, thread))
+        self._heard.append(_Heard(uid, connection, thread))
 
     def _pause(self) -> None:
         """Leave all others in the backlog, where they wait."""
