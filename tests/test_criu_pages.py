@@ -111,7 +111,7 @@ class TestBothEnds:
         """What is missing then is poisoned, and never zeros."""
         full, thin = both_ends(tmp_path)
         with PagesDaemon(full.path) as pages:
-            daemon = CriuDaemon(thin.path, *pages.options(), "--fill", "never", "--page-server-timeout", "1")
+            daemon = CriuDaemon(thin.path, *pages.options(), "--fill", "never", "--answer-timeout", "1")
             with daemon:
                 steps = {pid: [["look", BASE + MIB], ["look", BASE + 2 * MIB], ["exit"]] for pid in (7, 8)}
                 restoration = Restoration(thin, tasks("remote"), thin.path, delays={"steps": 1.5}, steps=steps)
@@ -137,9 +137,29 @@ class TestClient:
             server.send(connection, pages, address, task, thin.memory(task, address, pages * PAGE))
 
         with FakePages(answer, layout) as server:
-            assert all_right(restore(thin, [*options(server.port), "--page-server-timeout", "1"])[0])
+            assert all_right(restore(thin, [*options(server.port), "--answer-timeout", "1"])[0])
             # A stranger's layout costs a connection; where the images tell the right one, CRIU's server sees one only.
             assert server.connections == (1 if (layout is NARROW) == old else 2)
+
+    @pytest.mark.parametrize("old", [False, True], ids=["images of 4.2", "images before"])
+    def test_a_server_that_nothing_is_read_from_hears_of_the_end(self, tmp_path: Path, old: bool) -> None:
+        """``criu dump --lazy-pages`` waits for it."""
+        full, _ = both_ends(tmp_path, old=old)
+        with (
+            FakePages(lambda *_: None, NARROW if old else WIDE) as server,
+            CriuDaemon(full.path, *options(server.port)) as daemon,
+        ):
+            Restoration(full, tasks("lazy"), full.path).reports()
+            daemon.finish()
+            assert (server.connections, server.closed, server.requests) == (1, 1, [])
+
+    def test_a_server_hears_of_a_restore_that_fails(self, tmp_path: Path) -> None:
+        full, _ = both_ends(tmp_path)
+        with FakePages(lambda *_: None) as server, CriuDaemon(full.path, *options(server.port)) as daemon:
+            Restoration(full, tasks("lazy"), full.path, ends_at="marker").reports(expected=3)
+            daemon.finish(1)
+            until(lambda: server.connections == 1, "the connection")
+            assert server.closed == 0
 
     def test_answers_with_fewer_pages(self, tmp_path: Path) -> None:
         _, thin = both_ends(tmp_path)
@@ -209,7 +229,7 @@ class TestClient:
             return None
 
         with FakePages(answer) as server:
-            arguments = [*options(server.port), "--fill", "never", "--page-server-timeout", "0.3"]
+            arguments = [*options(server.port), "--fill", "never", "--answer-timeout", "0.3"]
             steps = {pid: [["look", BASE + LAZY // 2], ["exit"]] for pid in (7, 8)}
             reports, said = restore(thin, arguments, 1, steps=steps)
         assert sum(report["poisoned"] for report in reports.values()) == 2

@@ -426,7 +426,7 @@ def test_images_that_are_damaged_are_told_before_it_listens(tmp_path: Path, harm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lazy"], "unrecognized arguments: --lazy"),
+        (["--lazier"], "unrecognized arguments: --lazier"),
         (["--fill", "some"], "invalid choice: 'some'"),
         (["--page-server"], "needs --address and --port"),
         (["--page-server", "--address", "::1", "--port", "70000"], "70000 is no port"),
@@ -447,6 +447,14 @@ def test_images_that_are_damaged_are_told_before_it_listens(tmp_path: Path, harm
 def test_options_that_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
     write(tmp_path, (task(7),))
     assert message in refused("criu", "-D", str(tmp_path), *options)
+
+
+def test_options_of_criu_that_mean_nothing_here(tmp_path: Path) -> None:
+    tasks = (task(7),)
+    written = write(tmp_path, tasks)
+    with CriuDaemon(tmp_path, "--no-default-config", "--verbosity=4", "--config=x", "-L", "y", "--shell-job") as daemon:
+        Restoration(written, tasks, tmp_path).reports()
+        assert "are ignored: --no-default-config --config -L --shell-job" in daemon.finish()
 
 
 def test_pages_of_a_page_server_without_one(tmp_path: Path) -> None:

@@ -57,7 +57,11 @@ class Folder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            what = "it is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
+            what = (
+                "it is a symbolic link, which is not followed"
+                if error.errno == errno.ELOOP
+                else f"cannot be opened: {error.strerror}"
+            )
             raise ImageError(self.label + name, what) from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)

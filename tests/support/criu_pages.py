@@ -59,6 +59,7 @@ class FakePages:
     Attributes:
         requests: All that came: pages, address and task of each.
         connections: How many there were.
+        closed: How many of them ended with the message that nothing more is wanted.
 
     Args:
         answer: Called with the connection, and pages, address and task of the request.
@@ -68,7 +69,7 @@ class FakePages:
     def __init__(self, answer: Answer, layout: struct.Struct = WIDE) -> None:
         self._answer, self._layout = answer, layout
         self.requests: list[tuple[int, int, int]] = []
-        self.connections = 0
+        self.connections = self.closed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -88,6 +89,7 @@ class FakePages:
                     return
                 command, pages, address, task = self._layout.unpack(request)
                 if command == CLOSE:
+                    self.closed += 1
                     connection.sendall(struct.pack("=i", 0))
                     return
                 if command != GET or not 0 < pages < 1 << 32 or address % PAGE or not 0 < task < 1 << 22:

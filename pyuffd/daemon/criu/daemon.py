@@ -236,6 +236,8 @@ class LazyPages:
         self._journal.write("failed", {"why": str(error)})
         for record in self._restore.cut():
             self._leave_to_guard(record)
+        if self._pages:
+            self._pages.give_up()
         logging.shutdown()
         os._exit(1)
 

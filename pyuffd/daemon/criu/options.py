@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pyuffd.daemon.criu.ignored import add_ignored, tell_ignored
 from pyuffd.daemon.logs import add_images, add_log_arguments
 from pyuffd.daemon.options import count
 from pyuffd.daemon.pages.address import PageServer, add_address, address_of
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fillers", type=count, default=1, metavar="N", help="threads that fill (default: 1)")
     parser.add_argument("--log-json", type=Path, metavar="FILE", help="add a line of JSON for each event to this file")
     add_log_arguments(parser)
+    add_ignored(parser)
 
 
 def options_of(parsed: Any) -> Options:
@@ -68,6 +70,7 @@ def options_of(parsed: Any) -> Options:
     Raises:
         ValueError: An option is missing.
     """
+    tell_ignored(parsed)
     images = parsed.images_dir.absolute()
     work = images if parsed.work_dir is None else parsed.work_dir.absolute()
 

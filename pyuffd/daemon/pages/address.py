@@ -85,7 +85,7 @@ def add_address(parser: argparse.ArgumentParser) -> None:
         help="connections to the page server; that of CRIU admits one (default: 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--page-server-timeout", type=float, default=30.0, metavar="SECONDS",
+        "--answer-timeout", type=float, default=30.0, metavar="SECONDS",
         help="after which a page server that does not answer has failed (default: 30)",
     )  # fmt: skip
     add_tls(parser)
@@ -115,9 +115,9 @@ def address_of(parsed: Any) -> PageServer | None:
         raise ValueError("--page-server needs --address and --port, those of the page server")
     if parsed.connections < 1:
         raise ValueError(f"--connections is {parsed.connections}; it must be at least 1")
-    if not 0 < parsed.page_server_timeout < float("inf"):
-        raise ValueError(f"--page-server-timeout is {parsed.page_server_timeout}; it must be a number of seconds")
-    return PageServer(parsed.address, parsed.port, tls_of(parsed), parsed.connections, parsed.page_server_timeout)
+    if not 0 < parsed.answer_timeout < float("inf"):
+        raise ValueError(f"--answer-timeout is {parsed.answer_timeout}; it must be a number of seconds")
+    return PageServer(parsed.address, parsed.port, tls_of(parsed), parsed.connections, parsed.answer_timeout)
 
 
 def tls_of(parsed: Any) -> Tls | None:

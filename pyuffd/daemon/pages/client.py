@@ -16,6 +16,7 @@ from pyuffd.daemon.pages.wire import NARROW, WIDE, Layout
 log = logging.getLogger("pyuffd.criu")
 
 _TRIES, _DEAD_SECONDS = 3, 5.0
+_LAST_SECONDS = 2.0
 ADDRESSES = 1 << 57  # the length of a source whose offsets are addresses
 _BLOCK = 1 << 21
 
@@ -43,6 +44,7 @@ class PageClient:
         self._next = 0
         self._dead: PageServerError | None = None
         self._dead_until = 0.0
+        self._has_connected = False
 
     def source(self, task: int) -> CallableSource:
         """Return a source of the memory of a task, whose offsets are addresses."""
@@ -100,7 +102,7 @@ class PageClient:
         """Connect. The first time find out which layout is answered, by a request for one page."""
         error: Exception | None = None
         for layout in self._layouts:
-            connection = Connection(self._open(), layout, self._server.timeout)
+            connection = Connection(self._open(self._server.timeout), layout, self._server.timeout)
             if len(self._layouts) == 1:
                 return connection
             try:
@@ -113,10 +115,11 @@ class PageClient:
             return connection
         raise PageServerError(f"the page server at {self._server.host}:{self._server.port} {error}")
 
-    def _open(self) -> socket.socket:
+    def _open(self, timeout: float) -> socket.socket:
         server = self._server
         try:
-            sock = socket.create_connection((server.host, server.port), timeout=server.timeout)
+            sock = socket.create_connection((server.host, server.port), timeout=timeout)
+            self._has_connected = True
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return self._context.wrap_socket(sock, server_hostname=server.host) if self._context else sock
         except OSError as error:
@@ -125,6 +128,24 @@ class PageClient:
             ) from None
 
     def close(self) -> None:
-        """Tell the server that nothing more is wanted, and close all connections."""
-        for connection in self._connections:
+        """Tell the server that nothing more is wanted, and close all connections.
+
+        A server that nothing was read from hears it, too: that of ``criu dump --lazy-pages`` waits for it.
+        """
+        for connection in self._last_connections():
             connection.finish()
+
+    def give_up(self) -> None:
+        """Have the server see that the restore has failed: no connection ends as it should."""
+        for connection in self._last_connections():
+            connection.close()
+
+    def _last_connections(self) -> list[Connection]:
+        with self._connecting:
+            if self._has_connected:
+                return list(self._connections)
+        try:
+            return [Connection(self._open(_LAST_SECONDS), self._layouts[0], self._server.timeout)]
+        except PageServerError as error:
+            log.warning("the page server does not hear of the end: %s", error)
+            return []
