@@ -14,6 +14,8 @@ _HIGH = np.uint64(0x8080808080808080)
 _LOW = np.uint64(0x7F7F7F7F7F7F7F7F)
 # So many bytes must lie behind the last number, since eight are read at once; ``padded`` adds them.
 _PAD = 16
+# So few messages are decoded sooner one by one.
+WORTHWHILE = 16
 # Varints longer than 8 bytes are read one by one: a task has one or two such numbers.
 _FEW = 16
 

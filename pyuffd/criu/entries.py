@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyuffd.criu.blocks import Blocks, blocks_of
-from pyuffd.criu.columns import Columns, IrregularError, Numbers, padded
+from pyuffd.criu.columns import WORTHWHILE, Columns, IrregularError, Numbers, padded
 from pyuffd.criu.errors import ImageError
 from pyuffd.criu.schema import PE_LAZY, PE_PARENT, PE_PAYLOAD_ALIGNED, PE_PRESENT
 from pyuffd.criu.wire import Image
@@ -90,7 +90,7 @@ def entries_of(image: Image, page_size: int, *, may_compress: bool) -> Entries:
 def _alike(image: Image) -> tuple[Numbers, Numbers, Numbers, bool] | None:
     """First address, pages and flags of entries that all have the same fields in the usual order."""
     starts = image.starts[1:]
-    if not len(starts):
+    if len(starts) < WORTHWHILE:
         return None
     columns = Columns(padded(image.data), starts, starts + image.lengths[1:])
     found = {name: columns.take().astype(np.int64) for name, tag in _TAGS.items() if columns.has(tag)}

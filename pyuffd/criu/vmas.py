@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyuffd.criu.columns import Columns, IrregularError, Numbers
+from pyuffd.criu.columns import WORTHWHILE, Columns, IrregularError, Numbers
 from pyuffd.criu.entries import HIGHEST_ADDRESS
 from pyuffd.criu.errors import ImageError
 from pyuffd.criu.schema import (
@@ -146,10 +146,12 @@ class Vmas:
 
 def _quick_borders(image: Image, count: int) -> tuple[Any, Any] | None:
     """Guess where each mapping begins, and prove that each leads to the next, up to the number that there is."""
+    if count < WORTHWHILE:
+        return None
     found = np.frombuffer(image.data, np.uint8)[int(image.starts[0]) :]
     at = np.flatnonzero(found[:-2] == _VMA_TAG)
     at = at[found[at + 2] == _START_TAG]
-    if not count or len(at) != count:
+    if len(at) != count:
         return None
     lengths = found[at + 1].astype(np.int64)
     after = at + 2 + lengths
