@@ -56,12 +56,6 @@ CHECKED: dict[str, tuple[Damage, str]] = {
     ),
     "pages of nobody": (lambda folder: (folder / "pages-9.img").touch(), "pages-9.img: no pagemap has its number"),
     "the name": (put("core-7.img", 4, b"...."), "core-7.img: its magic number 2 is 0x2e2e2e2e, not 0x55053847"),
-    "a mapping's flags": (
-        lambda folder: (folder / "mm-7.img").write_bytes(
-            (folder / "mm-7.img").read_bytes().replace(b"\x30\x22\x38\x81\x04\x40\x01", b"\x30\x22\x38\x81\x04\x7f\x01")
-        ),
-        "mm-7.img: message 0 at byte 12 is no mm_entry",
-    ),
     "lazy pages of a file": (
         vmas(Mapped(BASE, 2 * CUT, PRIVATE_ANONYMOUS & ~0x20)),
         "pagemap-7.img: lazy pages lie in 0x7f0000000000 to 0x7f0000200000, whose flags 0x2 permit none",

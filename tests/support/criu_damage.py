@@ -134,6 +134,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         vmas(Mapped(BASE, 5 * PAGE), Mapped(BASE + 6 * PAGE, 2 * CUT)),
         r"pagemap-7.img: the lazy page at 0x7f0000005000 lies outside all VMAs of mm-7.img",
     ),
+    "a mapping's flags": (
+        lambda folder: (folder / "mm-7.img").write_bytes(
+            (folder / "mm-7.img").read_bytes().replace(b"\x30\x22\x38\x81\x04\x40\x01", b"\x30\x22\x38\x81\x04\x7f\x01")
+        ),
+        r"mm-7.img: vmas\[0\] is no vma_entry",
+    ),
     "no pagemap": (gone("pagemap-7.img"), r"pagemap-7.img: the file is missing"),
     "pagemap without a head": (cut("pagemap-7.img", 8), r"pagemap-7.img: its first message, pagemap_head, is missing"),
     "truncated pagemap": (cut("pagemap-7.img", -2), r"pagemap-7.img: message 2 at byte \d+ has a length of \d+ bytes"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pyuffd.criu import ImageError, Images
 from pyuffd.criu.check import problems
+from pyuffd.criu.columns import WORTHWHILE
 from support.criu_images import PAGE, Imitated, Mapped, Saved, Written, write, write_shared
 
 BASE = 0x7F0000000000
@@ -23,9 +24,14 @@ _READ_AT_MOST = 64 * PAGE
 
 
 def valid(folder: Path) -> Written:
-    """Small images with everything in them."""
-    mapped = (Mapped(BASE, 32 * PAGE), Mapped(BASE + 32 * PAGE, 32 * PAGE), Mapped(BASE + 80 * PAGE, PAGE))
-    first = write(folder / "first", [Imitated(7, mapped=mapped, saved=[Saved(BASE, 4 * PAGE, "present")])])
+    """Small images with everything in them, and mappings and entries enough for numpy."""
+    many = [BASE + (100 + 4 * number) * PAGE for number in range(WORTHWHILE)]
+    mapped = (
+        Mapped(BASE, 32 * PAGE), Mapped(BASE + 32 * PAGE, 32 * PAGE), Mapped(BASE + 80 * PAGE, PAGE),
+        *(Mapped(start, 2 * PAGE) for start in many),
+    )  # fmt: skip
+    of_first = [Saved(BASE, 4 * PAGE, "present"), *(Saved(start, PAGE, "present") for start in many)]
+    first = write(folder / "first", [Imitated(7, mapped=mapped, saved=of_first)])
     saved = [
         Saved(BASE, 3 * PAGE, "lazy parent"),
         Saved(BASE + 4 * PAGE, 5 * PAGE),
