@@ -14,7 +14,7 @@ from pyuffd.daemon.loop import Loop
 
 log = logging.getLogger("pyuffd.daemon")
 
-_MOST, _MOST_OF_USER = 64, 16  # hand-offs at once
+_MOST, _MOST_OF_USER = 64, 48  # hand-offs at once
 _FINISH_SECONDS = 2.0
 
 
