@@ -1,6 +1,7 @@
 """The compiler of the PyPI package ziglang, which has the symbols of old glibcs, and what it needs."""
 
 import os
+import platform
 import venv
 from pathlib import Path
 
@@ -42,8 +43,10 @@ class Toolchain:
         self._folder = folder / machine
         self._target = f"{machine}-linux-gnu.{GLIBC}"
         self._folder.mkdir(parents=True)
-        # Where nothing is optimised this compiler would add checks for undefined behaviour.
-        self._cxx = self._script("c++", f"c++ -target {self._target} -fno-sanitize=undefined")
+        # Where nothing is optimised this compiler would add checks for undefined behaviour. Debian's Python includes
+        # <MACHINE-linux-gnu/pythonX.Y/pyconfig.h>.
+        of_system = "-idirafter /usr/include" if machine == platform.machine() else ""
+        self._cxx = self._script("c++", f"c++ -target {self._target} -fno-sanitize=undefined {of_system}")
         self._ar, self._ranlib = self._script("ar", "ar"), self._script("ranlib", "ranlib")
         self._unwinder = self._make_unwinder()
 
